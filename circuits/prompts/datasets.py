@@ -116,7 +116,7 @@ class Prompts:
     @cached_property
     def emotions(self) -> NDArray[np.int64]:
         """Emotion index of every row, ``[prompt]``."""
-        return np.array([row.emotion.index for row in self.rows], dtype=np.int64)
+        return np.array([row.emotion.column for row in self.rows], dtype=np.int64)
 
     @cached_property
     def scenarios(self) -> NDArray[np.int64]:
@@ -152,6 +152,7 @@ class Prompts:
         rows = tuple(row for row, keep in zip(self.rows, mask, strict=True) if keep)
         if not rows:
             raise PromptError(f"no row of {self.name!r} is left after selection; expected at least one")
+        return replace(self, rows=rows)
 
     def split(self, *splits: Split | str) -> Prompts:
         """The rows of the named splits.
@@ -170,6 +171,7 @@ class Prompts:
 
     def with_answers(self, answers: Mapping[str, Sequence[str]]) -> Prompts:
         """The same rows judged by other answer words."""
+        return replace(self, answers=_answers(answers))
 
 
 def default_answers() -> dict[Emotion, tuple[str, ...]]:
@@ -211,7 +213,8 @@ def read_prompts(path: str | Path) -> Prompts:
         except ValueError as error:
             raise PromptError(f"{where} is not valid JSON: {error}; expected one object per line") from None
         if not isinstance(value, dict):
-            raise PromptError(f"{where} is a JSON {type(value).__name__}; expected an object with {', '.join(_REQUIRED)}")
+            kind = type(value).__name__
+            raise PromptError(f"{where} is a JSON {kind}; expected an object with {', '.join(_REQUIRED)}")
         items.append((where, value))
     if not items:
         raise PromptError(f"{location} holds no rows; expected one JSON object per line")
@@ -244,11 +247,12 @@ def _build(
         per_emotion[row.emotion].add(row.scenario)
     for scenario, found in by_scenario.items():
         if len(found) > 1:
-            raise PromptError(f"scenario {scenario!r} lies in several splits ({', '.join(sorted(found))}); expected one")
+            raise PromptError(f"scenario {scenario!r} lies in splits {', '.join(sorted(found))}; expected one")
     for e, found_in in per_emotion.items():
         if len(found_in) < 2:
-            six = ", ".join(EMOTIONS)
-            raise PromptError(f"{name!r} has {len(found_in)} scenario(s) for {e}; expected two or more for each of {six}")
+            raise PromptError(
+                f"{name!r} has {len(found_in)} scenario(s) for {e}; expected two or more for each emotion"
+            )
     return Prompts(
         rows=tuple(rows),
         name=name,
@@ -274,7 +278,7 @@ def _row(where: str, raw: Mapping[str, object]) -> Prompt:
         text[key] = value
     if text["text"] != text["text"].rstrip():
         # A trailing space becomes a token of its own and the model is read after it, not after the last word.
-        raise PromptError(f"{where}: the text ends in white space; remove it, since the model is read at the last token")
+        raise PromptError(f"{where}: the text ends in white space; remove it: the model is read at the last token")
     try:
         feeling = emotion(text["emotion"])
     except PromptError as error:

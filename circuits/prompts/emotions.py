@@ -23,7 +23,7 @@ class Emotion(StrEnum):
     SURPRISE = "surprise"
 
     @property
-    def index(self) -> int:
+    def column(self) -> int:
         """Position on every ``emotion`` axis."""
         return EMOTIONS.index(self)
 
