@@ -1,0 +1,237 @@
+"""A loaded model: its shapes, its weights by component, and what is known to hold of it.
+
+:class:`Model` wraps a ``TransformerBridge`` (TransformerLens 4.3), which itself wraps the untouched Hugging Face
+modules, and is the only handle other rooms get. Weights are read raw: nothing is folded or centred, because
+zero-ablation changes with folding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.errors import ComponentError, MeasurementError
+from circuits.model.sites import Component, Half, Kind, State, head, neuron, parse, states, sublayer
+
+__all__ = ["Capabilities", "Law", "Model", "Tokens"]
+
+
+@dataclass(frozen=True)
+class Law:
+    """One conservation law and how well it holds.
+
+    ``error`` is the largest absolute deviation divided by the largest absolute value of the left-hand side.
+    """
+
+    name: str
+    error: float
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        return self.error <= self.bound  # False for NaN as well
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What may be measured on this model, decided by checked laws rather than by family names."""
+
+    sequential: bool
+    """Attention writes before the MLP reads. False: parallel blocks; post-attention is *defined* as
+    ``resid_pre + attn_out``, a state the model itself never computes."""
+    post_norms: bool
+    """A norm sits between a half-layer's sum and the stream (Gemma-2/3, OLMo-2); writes of heads and neurons are
+    taken after it with its scale frozen to the clean run."""
+    gated: bool
+    """The MLP is gated: a neuron is the product of gate and value."""
+    laws: tuple[Law, ...]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Right-padded token ids of some texts.
+
+    ``place`` classes every position: 0 the first token (an attention sink), 1 the rest, 2 the read-out token (the last
+    real one), -1 padding. Replacement values live in these classes because texts of a scenario differ in length.
+    """
+
+    ids: Int[Tensor, "prompt pos"]
+    mask: Int[Tensor, "prompt pos"]
+    last: Int[Tensor, " prompt"]
+
+    @cached_property
+    def place(self) -> Int[Tensor, "prompt pos"]:
+        place = torch.ones_like(self.ids)
+        place[:, 0] = 0
+        place[torch.arange(len(place), device=place.device), self.last] = 2
+        return place.masked_fill(self.mask == 0, -1)
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+    def at_readout(self, tensor: Tensor) -> Tensor:
+        """``tensor`` [prompt, pos, ...] at each prompt's read-out position: [prompt, ...]."""
+        return tensor[torch.arange(len(self), device=tensor.device), self.last.to(tensor.device)]
+
+
+class Model:
+    """A decoder-only transformer, ready to be measured.
+
+    Attributes:
+        bridge: the ``TransformerBridge``; other rooms must not touch it.
+        name: what the user asked for.
+        capabilities: outcome of the laws checked at load.
+    """
+
+    def __init__(self, bridge: Any, name: str, capabilities: Capabilities) -> None:
+        self.bridge = bridge
+        self.name = name
+        self.capabilities = capabilities
+        cfg = bridge.cfg
+        self.n_layers = int(cfg.n_layers)
+        self.n_heads = int(cfg.n_heads)
+        self.d_model = int(cfg.d_model)
+        self.d_mlp = int(cfg.d_mlp)
+        self.n_ctx = int(cfg.n_ctx)
+        self.vocab = int(cfg.d_vocab)
+        parameter = next(bridge.parameters())
+        self.device: torch.device = parameter.device
+        self.dtype: torch.dtype = parameter.dtype
+        self.tokenizer = bridge.tokenizer
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.name!r}, {self.n_layers} layers, {self.n_heads} heads, {self.d_mlp} neurons a layer, "
+            f"d_model {self.d_model}, {self.dtype}, {self.device})"
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every parameter and over the tokenizer's vocabulary: what the numbers depend on."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.bridge.original_model.state_dict().items()):
+            # The bridge wraps modules; its own infix is no property of the weights.
+            digest.update(key.replace("._original_component", "").encode())
+            digest.update(f"{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        for word, index in sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1]):
+            digest.update(f"{index}:{word}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    # -- components and states ------------------------------------------------------------------------------------
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """Both half-layer positions of every layer, in stream order."""
+        return states(self.n_layers)
+
+    @property
+    def sublayers(self) -> tuple[Component, ...]:
+        return tuple(sublayer(layer, half) for layer in range(self.n_layers) for half in Half)
+
+    @property
+    def heads(self) -> tuple[Component, ...]:
+        return tuple(head(layer, index) for layer in range(self.n_layers) for index in range(self.n_heads))
+
+    @property
+    def neurons(self) -> tuple[Component, ...]:
+        return tuple(neuron(layer, index) for layer in range(self.n_layers) for index in range(self.d_mlp))
+
+    def components(self, wanted: str | Iterable[str | Component]) -> tuple[Component, ...]:
+        """The components meant by ``"sublayers"``, ``"heads"``, ``"neurons"``, or by an explicit list.
+
+        Raises:
+            ComponentError: a name is malformed, unknown to this model, or listed twice; or the list is empty.
+        """
+        families = {"sublayers": self.sublayers, "heads": self.heads, "neurons": self.neurons}
+        if isinstance(wanted, str):
+            if wanted not in families:
+                raise ComponentError(f"unknown components {wanted!r}; expected {', '.join(families)} or a list of names")
+            return families[wanted]
+        found = tuple(item if isinstance(item, Component) else parse(item) for item in wanted)
+        if not found:
+            raise ComponentError("the list of components is empty; expected names such as L2H3 or L4N117")
+        for component in found:
+            self.require(component)
+        if len(set(found)) < len(found):
+            repeated = next(c for i, c in enumerate(found) if c in found[:i])
+            raise ComponentError(f"the component {repeated} is listed twice; list each once")
+        return found
+
+    def require(self, component: Component) -> None:
+        """Raise ComponentError unless the model has this component."""
+        count = {Kind.HEAD: self.n_heads, Kind.NEURON: self.d_mlp}.get(component.kind)
+        inside = 0 <= component.layer < self.n_layers and (count is None or 0 <= component.index < count)
+        if not inside:
+            raise ComponentError(
+                f"{self.name} has no component {component}; expected layers 0-{self.n_layers - 1}, "
+                f"heads 0-{self.n_heads - 1}, neurons 0-{self.d_mlp - 1}"
+            )
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        return self.bridge.blocks[layer].attn.W_O.detach()
+
+    def W_out(self, layer: int) -> Float[Tensor, "neuron d_model"]:
+        return self.bridge.blocks[layer].mlp.W_out.detach()
+
+    def bias(self, layer: int, half: Half) -> Float[Tensor, " d_model"]:
+        """``b_O`` or ``b_out``; zeros where the architecture has none."""
+        block = self.bridge.blocks[layer]
+        value = block.attn.b_O if half is Half.ATTN else block.mlp.b_out
+        if value is None:
+            return torch.zeros(self.d_model, device=self.device, dtype=self.dtype)
+        return value.detach().reshape(-1)
+
+    def unembedding(self, ids: Sequence[int]) -> tuple[Float[Tensor, "d_model answer"], Float[Tensor, " answer"]]:
+        """The target columns of ``W_U`` and ``b_U``: the only ones a six-way metric needs."""
+        index = torch.tensor(list(ids), device=self.device)
+        weight = self.bridge.unembed.W_U.detach()[:, index]
+        bias = self.bridge.unembed.b_U
+        if bias is None:
+            return weight, torch.zeros(len(index), device=self.device, dtype=self.dtype)
+        return weight, bias.detach()[index]
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of one text, with the special tokens this tokenizer itself puts in front, and none behind."""
+        ids = list(self.tokenizer(text)["input_ids"])
+        end = self.tokenizer.eos_token_id
+        if len(ids) > 1 and end is not None and ids[-1] == end and not text.endswith(self.tokenizer.eos_token):
+            ids = ids[:-1]  # a closing token would become the read-out position
+        return ids
+
+    def encode(self, texts: Sequence[str], names: Sequence[str] | None = None) -> Tokens:
+        """Right-padded ids of ``texts``; ``names`` (prompt ids) appear in errors.
+
+        Raises:
+            MeasurementError: no text, a text without tokens, or one longer than the context.
+        """
+        if not texts:
+            raise MeasurementError("no text to encode; expected at least one")
+        rows = [self.token_ids(text) for text in texts]
+        for number, ids in enumerate(rows):
+            who = repr(names[number]) if names is not None else f"text {number}"
+            if not ids:
+                raise MeasurementError(f"{who} has no tokens in {self.name}; expected a text the tokenizer knows")
+            if len(ids) > self.n_ctx:
+                raise MeasurementError(
+                    f"{who} has {len(ids)} tokens; {self.name} reads at most {self.n_ctx}; shorten the text"
+                )
+        width = max(len(ids) for ids in rows)
+        padded = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros_like(padded)
+        for number, ids in enumerate(rows):
+            padded[number, : len(ids)] = torch.tensor(ids)
+            mask[number, : len(ids)] = 1
+        last = mask.sum(1) - 1
+        return Tokens(padded.to(self.device), mask.to(self.device), last.to(self.device))

@@ -1,0 +1,134 @@
+"""The kinds of planted model, each with a hand-worked example, and the parts they are put together from.
+
+Numbers common to all kinds. A cue word of strength s holds s of its emotion's feature. The cue scores 24 with a mover
+head, the first token 8 and any other token 0, so the cue gets all the attention of the read-out token but e^-16 = 1e-7
+of it, and the head moves s in full. An emotion neuron is relu(2 s - 0.5) and adds 3 of itself to its answer's logit.
+
+Worked example, s = 1.2: the neuron is 2 * 1.2 - 0.5 = 1.9 and the answer's logit 3 * 1.9 = 5.7. Nothing else tells the
+six answers apart except chance, so the logit difference is 5.7 as well, and ``mean_scenario`` ablation costs, when all
+six cues of the scenario are as strong as this one:
+
+- the head: it now moves a sixth, 0.2, of all six emotions; every neuron is relu(0.4 - 0.5) = 0; effect 5.7;
+- the neuron itself: a sixth of 5.7 = 0.95 remains; effect 4.75;
+- the neuron of another emotion: silent before, now a sixth of its own value raises the *other* answer to 0.95, which
+  takes 0.95 / 5 = 0.19 from the logit difference. This shadow, 1/25 of the true effect, is no error of any method. Six
+  logit differences sum to nothing, so whatever raises one emotion lowers the rest. It is gone under zero ablation.
+
+Under zero ablation all three are 5.7, 5.7 and 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from enum import StrEnum
+
+import numpy as np
+
+from circuits.model.planted.board import EMBED, Board, HeadSpec, NeuronSpec
+from circuits.prompts.emotions import EMOTIONS, Emotion
+
+__all__ = ["CHANCE_WORDS", "PLANS", "PlantedKind"]
+
+CUE_SCORE, REST_SCORE = 24.0, 8.0
+GAIN, THRESHOLD, PUSH = 2.0, 0.5, 3.0
+
+
+class PlantedKind(StrEnum):
+    """What circuit is planted."""
+
+    CHAIN = "chain"
+    """One head moves the cue of every emotion, one neuron per emotion writes the answer."""
+    SHARED_HEAD = "shared_head"
+    """Three heads move two emotions each; the neurons behind a head differ for its two emotions."""
+    NULL = "null"
+    """No circuit: everything acts on the answers, nothing knows the emotion."""
+
+
+def chain(board: Board) -> None:
+    """Plant ``embed -> head -> neuron of e -> e`` for each emotion e, the head being the same for all.
+
+    The head lies in the first or second layer, each neuron in a random layer behind the head's. The worked example at
+    the top of the module holds as it stands: with ``theft`` at strength 1.2, head 1.2, anger neuron 1.9, "angry" 5.7.
+    """
+    head = board.place_head(_early(board), mover(board, EMOTIONS))
+    for e in EMOTIONS:
+        neuron = board.place_neuron(range(head.layer + 1, board.dims.n_layers), reader(board, e))
+        board.connect(e, EMBED, head, neuron)
+
+
+def shared_head(board: Board) -> None:
+    """Plant three heads in the first two layers; each serves two emotions, which pair up by the seed.
+
+    Say anger and fear share a head. In a row with the anger cue ``theft`` of strength 1.2 it moves 1.2 of anger and
+    nothing of fear; the anger neuron is 1.9 and "angry" 5.7, the fear neuron relu(0 - 0.5) = 0. Ablating that head by
+    ``mean_scenario`` (all cues 1.2) leaves 0.2 of anger and 0.2 of fear, both below the threshold: effect 5.7 on anger,
+    and in the fear row 5.7 on fear. In the sadness row it was silent and leaves 0.2 of both: effect 0 exactly. So heads
+    tell which pair an emotion belongs to, and only neurons tell it from its partner.
+
+    Neurons lie in the head's own layer or behind it: an edge within one block, attention half to MLP half, occurs.
+    """
+    order = [EMOTIONS[i] for i in board.rng.permutation(len(EMOTIONS))]
+    for pair in zip(order[::2], order[1::2], strict=True):
+        head = board.place_head(_early(board), mover(board, pair))
+        for e in pair:
+            neuron = board.place_neuron(range(head.layer, board.dims.n_layers), reader(board, e))
+            board.connect(e, EMBED, head, neuron)
+
+
+def null(board: Board) -> None:
+    """Plant nothing; the background turns every head and neuron into noise (:mod:`.background`).
+
+    Cue words are in the texts as in the other kinds, but no head looks for them. Each head attends to chance words and
+    writes what they hold, at random, to the six answers. Worked example: a head that would push "angry" by x has, over
+    the six rows of a scenario, x = (0.6, 0, -0.3, 0.3, 0, 0) by the chance words these happen to hold; the mean is
+    0.1, so ``mean_scenario`` ablation shows 0.6 - 0.1 = 0.5 in the first row. Had the same six draws fallen the other
+    way round the first row would show 0 - 0.1 = -0.1: over the 720 orders the mean is 0, whatever the six values are.
+    This takes that answers are linear in every component, which the paired neurons of the background see to.
+    """
+
+
+PLANS: Mapping[PlantedKind, Callable[[Board], None]] = {
+    PlantedKind.CHAIN: chain,
+    PlantedKind.SHARED_HEAD: shared_head,
+    PlantedKind.NULL: null,
+}
+"""How each kind lays out its circuit. A new kind is a member, a plan and its number of chance words."""
+
+CHANCE_WORDS: Mapping[PlantedKind, int] = {
+    PlantedKind.CHAIN: 1,
+    PlantedKind.SHARED_HEAD: 1,
+    PlantedKind.NULL: 4,
+}
+"""Chance words per text of each kind."""
+
+
+def mover(board: Board, emotions: Collection[Emotion]) -> HeadSpec:
+    """A head that looks from the read-out token to the cue and moves these emotions' features, strength unchanged.
+
+    Other tokens look at the first token, which holds nothing to move.
+    """
+    space = board.space
+    # A score is divided by sqrt(d_head); query and key share the factor that makes up for it.
+    to_cue, to_start = (np.sqrt(score * np.sqrt(board.dims.d_head)) for score in (CUE_SCORE, REST_SCORE))
+    return HeadSpec(
+        query=np.stack([to_cue * space.is_readout, to_start * space.one]),
+        key=np.stack([to_cue * space.is_cue, to_start * space.start]),
+        value=np.stack([space.cue(e) for e in emotions]),
+        output=np.stack([space.moved(e) for e in emotions], axis=1),
+    )
+
+
+def reader(board: Board, e: Emotion) -> NeuronSpec:
+    """The neuron that turns the moved emotion into its answer: ``3 relu(2 s - 0.5)`` logits."""
+    space = board.space
+    return NeuronSpec(
+        read=GAIN * space.moved(e) - THRESHOLD * space.one,
+        write=PUSH * space.answer(e),
+    )
+
+
+def _early(board: Board) -> range:
+    """Layers for movers: the first two, and never the last, so that a later layer remains."""
+    return range(min(2, board.dims.n_layers - 1))
+
+
