@@ -153,7 +153,9 @@ class Model:
         families = {"sublayers": self.sublayers, "heads": self.heads, "neurons": self.neurons}
         if isinstance(wanted, str):
             if wanted not in families:
-                raise ComponentError(f"unknown components {wanted!r}; expected {', '.join(families)} or a list of names")
+                raise ComponentError(
+                    f"unknown components {wanted!r}; expected {', '.join(families)} or a list of names"
+                )
             return families[wanted]
         found = tuple(item if isinstance(item, Component) else parse(item) for item in wanted)
         if not found:

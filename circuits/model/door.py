@@ -197,7 +197,7 @@ def _original(name: str, location: str, device: torch.device, dtype: torch.dtype
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except UnsupportedModelError:
         raise
-    except Exception as error:  # noqa: BLE001 - the loaders raise whatever the file formats underneath raise
+    except Exception as error:  # the loaders raise whatever the file formats underneath raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelLoadError(f"the model {name!r} cannot be loaded: {reason}") from error
     missing = sorted(info["missing_keys"])
@@ -217,7 +217,9 @@ def _require_supported(name: str, config: Any) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{name!r} ({kind}) is an encoder-decoder; expected a decoder-only model")
     if any(word in kind for word in _RECURRENT):
-        raise UnsupportedModelError(f"{name!r} ({kind}) has recurrent blocks; expected attention and MLP in every layer")
+        raise UnsupportedModelError(
+            f"{name!r} ({kind}) has recurrent blocks; expected attention and MLP in every layer"
+        )
     for key in _EXPERTS:
         count = getattr(config, key, None)
         if isinstance(count, int) and count > 1:
@@ -233,7 +235,7 @@ def _wrapped(name: str, location: str, original: Any, tokenizer: Any, dtype: tor
         return TransformerBridge.boot_transformers(
             location, hf_model=original, tokenizer=tokenizer, dtype=dtype, device=str(original.device)
         )
-    except Exception as error:  # noqa: BLE001 - an unknown architecture surfaces as many different exceptions
+    except Exception as error:  # an unknown architecture surfaces as many different exceptions
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnsupportedModelError(
             f"{name!r} ({original.config.model_type}) is not an architecture TransformerBridge can wrap: {reason}"

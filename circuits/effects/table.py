@@ -1,0 +1,206 @@
+"""What was measured: effects per component, prompt and emotion, and the table people read.
+
+Values are kept per prompt; everything else is derived. A row of :attr:`Effects.table` is the effect of one component on
+one emotion: the mean, over scenarios, of ``metric(clean) - metric(ablated)`` of that emotion *on the texts of that
+emotion*. Positive means the component supports the emotion. (On the other five emotions' texts the same component may
+push the other way; those numbers are in :attr:`Effects.values`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from circuits.effects.ablation import Ablation, Positions
+from circuits.effects.statistics import Summary, summarise
+from circuits.errors import ComponentError, MeasurementError
+from circuits.model.sites import Component, Kind
+from circuits.prompts.datasets import Prompts
+from circuits.prompts.emotions import EMOTIONS, Emotion
+from circuits.prompts.metrics import UNIT
+
+__all__ = ["COLUMNS", "Effects", "Method"]
+
+COLUMNS = (
+    "component", "layer", "kind", "index", "emotion", "effect", "low", "high",
+    "p", "q", "n", "method", "ablation", "positions", "unit",
+)  # fmt: skip
+
+_EPS = float(np.finfo(np.float32).eps)
+
+
+class Method(StrEnum):
+    """How an effect was obtained."""
+
+    EXACT = "exact"
+    """Total effect: run with the component ablated, everything downstream recomputed."""
+    GRADIENT = "gradient"
+    """Total effect to first order: (clean - ablated activation) · gradient (attribution patching)."""
+    DIRECT = "direct"
+    """Direct effect, exactly: the write removed from the final stream, re-normalised; everything else frozen."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Effects of components on prompts.
+
+    Attributes:
+        components: the axis ``component``.
+        prompts: the axis ``prompt``.
+        values: ``[component, prompt, emotion]``, in logits.
+        clean: the metric without ablation, ``[prompt, emotion]``, in logits.
+        methods: how each component was measured.
+        answers: answer token ids by emotion.
+        notices: what the user should know (words dropped, groups too small).
+    """
+
+    components: tuple[Component, ...]
+    prompts: Prompts
+    values: NDArray[np.float32]
+    clean: NDArray[np.float32]
+    methods: tuple[Method, ...]
+    ablation: Ablation
+    positions: Positions
+    answers: Mapping[Emotion, tuple[int, ...]]
+    notices: tuple[str, ...] = ()
+    unit: str = UNIT
+
+    def __post_init__(self) -> None:
+        shape = (len(self.components), len(self.prompts), len(EMOTIONS))
+        if self.values.shape != shape or len(self.methods) != shape[0] or self.clean.shape != shape[1:]:
+            raise MeasurementError(f"effects have shape {self.values.shape}; expected {shape}")
+        bad = np.argwhere(~np.isfinite(self.values))
+        if len(bad):
+            component, prompt, e = bad[0]
+            raise MeasurementError(
+                f"the effect of {self.components[component]} on prompt {self.prompts.ids[prompt]!r} ({EMOTIONS[e]}) is "
+                f"{self.values[component, prompt, e]}; measure in float32 or drop the prompt"
+            )
+
+    @property
+    def resolution(self) -> float:
+        """Smallest effect [logits] that float32 arithmetic can tell from none."""
+        return 64 * _EPS * max(1.0, float(np.abs(self.clean).max()))
+
+    def on(self, prompts: Prompts) -> Effects:
+        """The same effects on fewer prompts.
+
+        Raises:
+            MeasurementError: a prompt was never measured.
+        """
+        rows = {name: i for i, name in enumerate(self.prompts.ids)}
+        missing = [name for name in prompts.ids if name not in rows]
+        if missing:
+            raise MeasurementError(f"prompt {missing[0]!r} was not measured; expected prompts of {self.prompts.name!r}")
+        index = [rows[name] for name in prompts.ids]
+        return replace(self, prompts=prompts, values=self.values[:, index], clean=self.clean[index])
+
+    def of(self, components: Iterable[Component]) -> Effects:
+        """The same effects of fewer components."""
+        place = {c: i for i, c in enumerate(self.components)}
+        wanted = tuple(components)
+        for component in wanted:
+            if component not in place:
+                raise ComponentError(f"{component} was not measured; expected one of {len(place)} measured components")
+        index = [place[c] for c in wanted]
+        return replace(
+            self, components=wanted, values=self.values[index], methods=tuple(self.methods[i] for i in index)
+        )
+
+    def by_scenario(self, e: Emotion) -> NDArray[np.float64]:
+        """Effects on emotion ``e`` over its own texts, ``[scenario, component]``.
+
+        Raises:
+            MeasurementError: no prompt of this emotion.
+        """
+        rows = np.flatnonzero(self.prompts.emotions == e.column)
+        if not len(rows):
+            raise MeasurementError(f"{self.prompts.name!r} has no prompts of {e}; expected at least one")
+        scenarios, place = np.unique(self.prompts.scenarios[rows], return_inverse=True)
+        total = np.zeros((len(scenarios), len(self.components)))
+        np.add.at(total, place, self.values[:, rows, e.column].T.astype(np.float64))
+        return total / np.bincount(place)[:, None]
+
+    def summary(self, e: Emotion) -> Summary:
+        """Mean, interval, p and q over scenarios of every component's effect on ``e``.
+
+        The q-values adjust over the components of one kind: heads among heads, neurons among neurons.
+        """
+        values = self.by_scenario(e)
+        n = len(self.components)
+        columns = {name: np.empty(n) for name in ("mean", "low", "high", "p", "q")}
+        for kind in dict.fromkeys(c.kind for c in self.components):
+            index = [i for i, c in enumerate(self.components) if c.kind is kind]
+            part = summarise(values[:, index], seed=e.column, resolution=self.resolution)
+            for name, column in columns.items():
+                column[index] = getattr(part, name)
+        return Summary(**columns, n=values.shape[0])
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per component and emotion, components in order, emotions inside; columns ``COLUMNS``.
+
+        ``n`` counts scenarios. ``low`` and ``high`` are a 95% bootstrap interval, ``p`` a sign-flip permutation test, ``q``
+        Benjamini–Hochberg over the components of the same kind; all four NaN with fewer than five scenarios.
+        """
+        frames = []
+        for e in EMOTIONS:
+            s = self.summary(e)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "component": [c.name for c in self.components],
+                        "layer": [c.layer for c in self.components],
+                        "kind": [str(c.kind) for c in self.components],
+                        "index": [c.index for c in self.components],
+                        "emotion": str(e),
+                        "effect": s.mean,
+                        "low": s.low,
+                        "high": s.high,
+                        "p": s.p,
+                        "q": s.q,
+                        "n": s.n,
+                        "method": [str(m) for m in self.methods],
+                        "ablation": str(self.ablation),
+                        "positions": str(self.positions),
+                        "unit": self.unit,
+                    }
+                )
+            )
+        both = pd.concat(frames, keys=range(len(frames)), names=["e", "c"])
+        return both.sort_index(level=["c", "e"]).reset_index(drop=True)[list(COLUMNS)]
+
+
+def joined(parts: Iterable[Effects]) -> Effects:
+    """Effects of different components on the same prompts, one after the other.
+
+    Raises:
+        MeasurementError: the parts differ in prompts, ablation, positions or unit.
+    """
+    items = list(parts)
+    first = items[0]
+    for other in items[1:]:
+        same = other.prompts.ids == first.prompts.ids and other.ablation is first.ablation
+        if not same or other.positions is not first.positions or other.unit != first.unit:
+            raise MeasurementError("effects of different prompts, ablations, positions or units cannot be joined")
+    return replace(
+        first,
+        components=tuple(c for part in items for c in part.components),
+        values=np.concatenate([part.values for part in items]),
+        methods=tuple(m for part in items for m in part.methods),
+        notices=tuple(dict.fromkeys(n for part in items for n in part.notices)),
+    )
+
+
+def kind_counts(components: Iterable[Component]) -> dict[Kind, int]:
+    """How many components of each kind."""
+    counts: dict[Kind, int] = {}
+    for component in components:
+        counts[component.kind] = counts.get(component.kind, 0) + 1
+    return counts
