@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.effects.kinds import Ablation
 from circuits.errors import MeasurementError
 from circuits.model.anatomy import Tokens
 from circuits.model.running import Streams
@@ -23,29 +23,7 @@ from circuits.model.sites import Kind
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
-__all__ = ["Ablation", "DatasetMeans", "Positions", "replacement"]
-
-
-class Ablation(StrEnum):
-    """What an ablated activation becomes."""
-
-    ZERO = "zero"
-    """Nothing: removes the component with everything it does, on any text."""
-    MEAN = "mean"
-    """The data set's mean in the same position class: removes whatever differs between prompts."""
-    MEAN_SCENARIO = "mean_scenario"
-    """The mean of the scenario's six texts, its own included: removes only what differs by emotion (default)."""
-    RESAMPLE = "resample"
-    """The activation of another emotion's text of the same scenario, aligned from the read-out backwards."""
-
-
-class Positions(StrEnum):
-    """Where in the text a component is ablated."""
-
-    ALL = "all"
-    """At every token."""
-    READOUT = "readout"
-    """At the read-out token only; keys and values at earlier tokens stay."""
+__all__ = ["DatasetMeans", "batches", "replaced_embedding", "replacement"]
 
 
 _FIRST, _REST, _READOUT = 0, 1, 2
@@ -130,6 +108,23 @@ def replacement(
         return streams.map(lambda t: _spread(_group_means(_class_means(t, tokens), groups), t, tokens))
     partners = torch.tensor(_partners(prompts), device=tokens.ids.device)
     return streams.map(lambda t: _resampled(t, tokens, groups, partners))
+
+
+def replaced_embedding(
+    embed: Float[Tensor, "prompt pos d_model"], tokens: Tokens, prompts: Prompts, ablation: Ablation
+) -> Float[Tensor, "prompt pos d_model"]:
+    """What stands for the embedding in edge scores: compared inside groups, as nothing else of a text is shared.
+
+    ``mean`` takes the group's mean as well: the data set's mean embedding would mix unrelated words.
+    """
+    if ablation is Ablation.ZERO:
+        return torch.zeros_like(embed)
+    _require_complete(prompts)
+    groups = torch.tensor(prompts.groups, device=embed.device)
+    if ablation is Ablation.RESAMPLE:
+        partners = torch.tensor(_partners(prompts), device=embed.device)
+        return _resampled(embed, tokens, groups, partners)
+    return _spread(_group_means(_class_means(embed, tokens), groups), embed, tokens)
 
 
 def _spread(

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.effects.ablation import Ablation, DatasetMeans, Positions, batches, replacement
+from circuits.effects.ablation import DatasetMeans, batches, replaced_embedding, replacement
+from circuits.effects.kinds import Ablation, Positions
 from circuits.model.anatomy import Model, Tokens
 from circuits.model.readout import Readout
 from circuits.model.running import Recording, Streams, record
@@ -37,6 +38,8 @@ class Batch:
     prompts: Prompts
     run: Recording
     replaced: Streams
+    replaced_embed: Tensor
+    """Replacement of the embedding, used by edge scores; the embedding itself is never ablated."""
 
     @property
     def tokens(self) -> Tokens:
@@ -115,7 +118,8 @@ class Plan:
             with torch.no_grad():
                 clean = run.streams.map(torch.Tensor.detach)
                 replaced = replacement(clean, run.tokens, part, self.ablation, self._means)
-            yield Batch(self.model, self.readout, rows, part, run, replaced)
+                embed = replaced_embedding(run.embed.detach(), run.tokens, part, self.ablation)
+            yield Batch(self.model, self.readout, rows, part, run, replaced, embed)
 
     def _part(self, rows: np.ndarray) -> Prompts:
         mask = np.zeros(len(self.prompts), dtype=bool)

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.effects.ablation import Positions
 from circuits.effects.batch import Batch
+from circuits.effects.kinds import Positions
 from circuits.model.running import Hook, hook_name, hooked
 from circuits.model.sites import Component, Kind
 

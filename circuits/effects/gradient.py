@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.effects.ablation import Positions
 from circuits.effects.batch import Batch
+from circuits.effects.kinds import Positions
 from circuits.model.sites import Kind
 from circuits.prompts.emotions import EMOTIONS
 

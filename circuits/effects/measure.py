@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuits.effects.ablation import Ablation, Positions
 from circuits.effects.batch import Batch, Plan
 from circuits.effects.direct import direct_effect
 from circuits.effects.exact import total_effect
 from circuits.effects.gradient import first_order
+from circuits.effects.kinds import Ablation, Method, Positions
 from circuits.effects.statistics import MIN_SCENARIOS
-from circuits.effects.table import Effects, Method
+from circuits.effects.table import Effects
 from circuits.errors import SettingsError
 from circuits.model.anatomy import Model
 from circuits.model.readout import Readout

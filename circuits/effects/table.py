@@ -10,22 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from circuits.effects.ablation import Ablation, Positions
+from circuits.effects.kinds import Ablation, Method, Positions
 from circuits.effects.statistics import Summary, summarise
 from circuits.errors import ComponentError, MeasurementError
-from circuits.model.sites import Component, Kind
+from circuits.model.sites import Component
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.prompts.metrics import UNIT
 
-__all__ = ["COLUMNS", "Effects", "Method"]
+__all__ = ["COLUMNS", "Effects", "joined"]
 
 COLUMNS = (
     "component", "layer", "kind", "index", "emotion", "effect", "low", "high",
@@ -33,17 +32,6 @@ COLUMNS = (
 )  # fmt: skip
 
 _EPS = float(np.finfo(np.float32).eps)
-
-
-class Method(StrEnum):
-    """How an effect was obtained."""
-
-    EXACT = "exact"
-    """Total effect: run with the component ablated, everything downstream recomputed."""
-    GRADIENT = "gradient"
-    """Total effect to first order: (clean - ablated activation) · gradient (attribution patching)."""
-    DIRECT = "direct"
-    """Direct effect, exactly: the write removed from the final stream, re-normalised; everything else frozen."""
 
 
 @dataclass(frozen=True)
@@ -196,11 +184,3 @@ def joined(parts: Iterable[Effects]) -> Effects:
         methods=tuple(m for part in items for m in part.methods),
         notices=tuple(dict.fromkeys(n for part in items for n in part.notices)),
     )
-
-
-def kind_counts(components: Iterable[Component]) -> dict[Kind, int]:
-    """How many components of each kind."""
-    counts: dict[Kind, int] = {}
-    for component in components:
-        counts[component.kind] = counts.get(component.kind, 0) + 1
-    return counts

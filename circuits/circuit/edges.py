@@ -1,0 +1,60 @@
+"""Edges of a chosen circuit: which direct paths among its nodes matter, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from circuits.circuit.graph import Edge
+from circuits.effects.batch import Plan
+from circuits.effects.kinds import Positions
+from circuits.effects.paths import edge_scores
+from circuits.effects.statistics import MIN_SCENARIOS, bootstrap
+from circuits.model.sites import Component
+from circuits.prompts.emotions import Emotion
+
+__all__ = ["find_edges", "kept_edges"]
+
+
+def find_edges(
+    plan: Plan, nodes: tuple[Component, ...], e: Emotion, *, positions: Positions, threshold: float
+) -> tuple[Edge, ...]:
+    """Edges among ``embed``, ``nodes`` and the read-out, measured on the plan's prompts.
+
+    ``threshold`` [logits]: smallest absolute score kept; an interval that includes zero is never kept.
+    """
+    if not nodes:
+        return ()
+    scores = edge_scores(plan, nodes, e, positions)
+    rows = plan.prompts.emotions == e.column
+    return kept_edges(scores, plan.prompts.scenarios[rows], str(e), threshold=threshold)
+
+
+def kept_edges(
+    scores: Mapping[tuple[str, str], np.ndarray], scenarios: np.ndarray, readout: str, *, threshold: float
+) -> tuple[Edge, ...]:
+    """Edges whose mean score reaches ``threshold`` with a 95% interval on one side of zero, strongest first.
+
+    With too few scenarios for an interval the threshold alone decides, and the interval is given as NaN.
+    """
+    names = list(scores)
+    _, place = np.unique(scenarios, return_inverse=True)
+    count = np.bincount(place)
+    values = np.zeros((len(count), len(names)))
+    np.add.at(values, place, np.stack([scores[name] for name in names], 1).astype(np.float64))
+    values /= count[:, None]
+    mean = values.mean(0)
+    kept = np.abs(mean) >= threshold
+    low, high = np.full(len(names), np.nan), np.full(len(names), np.nan)
+    if len(count) >= MIN_SCENARIOS and kept.any():
+        index = np.flatnonzero(kept)
+        low[index], high[index] = bootstrap(values[:, index])
+        kept &= (low > 0) | (high < 0)
+    edges = [
+        Edge(
+            *names[i], float(mean[i]), float(low[i]), float(high[i]), "direct" if names[i][1] == readout else "gradient"
+        )
+        for i in np.flatnonzero(kept)
+    ]
+    return tuple(sorted(edges, key=lambda edge: (-abs(edge.weight), edge.source, edge.target)))

@@ -1,0 +1,190 @@
+"""Judging a circuit: how much of the emotion it carries alone, next to random circuits of its own shape.
+
+``faithfulness(C) = (m(C) - m(∅)) / (m(M) - m(∅))`` with everything outside C ablated, m the mean logit difference of the
+emotion over its own texts, M the whole model and ∅ no component at all (embeddings and biases stay). A judge never
+changes what it judges: nothing here holds a reference to a circuit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from circuits.effects.batch import Plan
+from circuits.effects.kinds import Ablation, Positions
+from circuits.effects.statistics import MIN_SCENARIOS
+from circuits.errors import MeasurementError
+from circuits.model.anatomy import Model, Tokens
+from circuits.model.readout import Readout
+from circuits.model.running import Hook, final_stream, hook_name, hooked
+from circuits.model.sites import Component, Kind
+from circuits.prompts.datasets import Prompts
+from circuits.prompts.emotions import Emotion
+
+__all__ = ["Bench", "Faithfulness", "matched_random"]
+
+Array = NDArray[np.float64]
+
+_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """The three metrics [logits] behind a faithfulness, the ratio, and its 95% interval over scenarios."""
+
+    value: float
+    low: float
+    high: float
+    circuit: float
+    empty: float
+    whole: float
+    n: int
+
+
+@dataclass(frozen=True)
+class _Piece:
+    tokens: Tokens
+    where: Tensor
+    z: tuple[Tensor, ...]
+    post: tuple[Tensor, ...]
+    scenarios: NDArray[np.int64]
+
+
+class Bench:
+    """Texts of one emotion with the replacement values of their scenarios, on which many circuits can be run.
+
+    Replacement values need all six texts of a scenario, running a circuit only the emotion's own.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Prompts,
+        e: Emotion,
+        *,
+        ablation: Ablation = Ablation.MEAN_SCENARIO,
+        positions: Positions = Positions.ALL,
+        readout: Readout | None = None,
+        plan: Plan | None = None,
+    ) -> None:
+        self.model = model
+        self.emotion = e
+        plan = plan or Plan.of(model, prompts, ablation, readout=readout)
+        self.readout = plan.readout
+        self._pieces: list[_Piece] = []
+        numbers = prompts.scenarios
+        for batch in plan.batches():
+            mine = np.flatnonzero(batch.prompts.emotions == e.column)
+            if not len(mine):
+                continue
+            index = torch.tensor(mine, device=model.device)
+            tokens = Tokens(batch.tokens.ids[index], batch.tokens.mask[index], batch.tokens.last[index])
+            self._pieces.append(
+                _Piece(
+                    tokens=tokens,
+                    where=batch.where(positions)[index],
+                    z=tuple(t[index] for t in batch.replaced.z),
+                    post=tuple(t[index] for t in batch.replaced.post),
+                    scenarios=numbers[batch.rows[mine]],
+                )
+            )
+        if not self._pieces:
+            raise MeasurementError(
+                f"{prompts.name!r} has no prompts of {e}; expected at least one to judge a circuit on"
+            )
+        self.whole = self.metric(None)
+        self.empty = self.metric(())
+        self.runs = 2
+
+    @property
+    def n(self) -> int:
+        """Scenarios."""
+        return len(self.whole)
+
+    @torch.no_grad()
+    def metric(self, kept: Collection[Component] | None) -> Array:
+        """The emotion's logit difference [logits] per scenario with everything outside ``kept`` ablated.
+
+        ``None`` keeps the whole model.
+        """
+        values, scenarios = [], []
+        for piece in self._pieces:
+            changes = {} if kept is None else self._changes(piece, kept)
+            with hooked(self.model, changes):
+                final = final_stream(self.model, piece.tokens)
+            metric = self.readout(piece.tokens.at_readout(final))[:, self.emotion.column]
+            values.append(metric.to(torch.float64).cpu().numpy())
+            scenarios.append(piece.scenarios)
+        found, place = np.unique(np.concatenate(scenarios), return_inverse=True)
+        total = np.zeros(len(found))
+        np.add.at(total, place, np.concatenate(values))
+        result: Array = total / np.bincount(place)
+        if not np.isfinite(result).all():
+            raise MeasurementError(f"a circuit of {self.emotion} gives NaN or infinite logits; measure in float32")
+        return result
+
+    def faithfulness(self, kept: Collection[Component]) -> Faithfulness:
+        """Faithfulness of the circuit made of ``kept``.
+
+        Raises:
+            MeasurementError: the whole model is not better than none of it, so the ratio means nothing (both are named).
+        """
+        return self.ratio(self.metric(kept))
+
+    def ratio(self, circuit: Array) -> Faithfulness:
+        """Faithfulness from metrics [scenario] already at hand."""
+        gap = self.whole - self.empty
+        mean = float(gap.mean())
+        error = float(gap.std(ddof=1) / np.sqrt(len(gap))) if len(gap) > 1 else np.inf
+        if mean <= 2 * error or mean < 1e-6:
+            raise MeasurementError(
+                f"faithfulness of {self.emotion} is undefined: the whole model has {self.whole.mean():.3g} logits and the "
+                f"empty circuit {self.empty.mean():.3g} (difference {mean:.3g} ± {error:.2g} standard error); "
+                "the model does not tell this emotion apart on these prompts"
+            )
+        value = float((circuit - self.empty).mean() / mean)
+        low = high = float("nan")
+        if len(gap) >= MIN_SCENARIOS:
+            rows = np.random.default_rng(0).integers(0, len(gap), (_DRAWS, len(gap)))
+            below = gap[rows].mean(1)
+            # A resample in which the model itself shows nothing has no ratio; it can only widen the interval.
+            ratios = (circuit - self.empty)[rows].mean(1) / np.where(below > 0, below, np.nan)
+            low, high = (float(x) for x in np.nanquantile(ratios, [0.025, 0.975]))
+        return Faithfulness(
+            value, low, high, float(circuit.mean()), float(self.empty.mean()), float(self.whole.mean()), len(gap)
+        )
+
+    def _changes(self, piece: _Piece, kept: Collection[Component]) -> dict[str, Hook]:
+        changes: dict[str, Hook] = {}
+        for layer in range(self.model.n_layers):
+            for kind, replaced in ((Kind.HEAD, piece.z[layer]), (Kind.NEURON, piece.post[layer])):
+                inside = torch.zeros(replaced.shape[2], dtype=torch.bool, device=replaced.device)
+                members = [c.index for c in kept if c.kind is kind and c.layer == layer]
+                inside[members] = True
+                changes[hook_name(layer, kind)] = _outside(inside, replaced, piece.where)
+        return changes
+
+
+def _outside(inside: Tensor, replaced: Tensor, where: Tensor) -> Hook:
+    """Replace what is not inside the circuit, where the ablation applies."""
+    keep = inside[None, None] | (where[..., None] == 0)
+    if replaced.dim() == 4:
+        keep = keep[..., None]
+    return lambda tensor: torch.where(keep, tensor, replaced)
+
+
+def matched_random(model: Model, components: Iterable[Component], rng: np.random.Generator) -> tuple[Component, ...]:
+    """A random circuit with as many heads and neurons in every layer as ``components`` has."""
+    counts: dict[tuple[Kind, int], int] = {}
+    for c in components:
+        counts[c.kind, c.layer] = counts.get((c.kind, c.layer), 0) + 1
+    drawn = []
+    for (kind, layer), count in sorted(counts.items()):
+        size = model.n_heads if kind is Kind.HEAD else model.d_mlp
+        drawn.extend(Component(layer, kind, int(i)) for i in rng.choice(size, count, replace=False))
+    return tuple(drawn)

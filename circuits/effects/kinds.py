@@ -1,0 +1,40 @@
+"""The choices a measurement is made of, as words: how, replaced by what, where. Imported without the numerical stack."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["Ablation", "Method", "Positions"]
+
+
+class Ablation(StrEnum):
+    """What an ablated activation becomes."""
+
+    ZERO = "zero"
+    """Nothing: removes the component with everything it does, on any text."""
+    MEAN = "mean"
+    """The data set's mean in the same position class: removes whatever differs between prompts."""
+    MEAN_SCENARIO = "mean_scenario"
+    """The mean of the scenario's six texts, its own included: removes only what differs by emotion (default)."""
+    RESAMPLE = "resample"
+    """The activation of another emotion's text of the same scenario, aligned from the read-out backwards."""
+
+
+class Positions(StrEnum):
+    """Where in the text a component is ablated."""
+
+    ALL = "all"
+    """At every token."""
+    READOUT = "readout"
+    """At the read-out token only; keys and values at earlier tokens stay."""
+
+
+class Method(StrEnum):
+    """How an effect was obtained."""
+
+    EXACT = "exact"
+    """Total effect: run with the component ablated, everything downstream recomputed."""
+    GRADIENT = "gradient"
+    """Total effect to first order: (clean - ablated activation) · gradient (attribution patching)."""
+    DIRECT = "direct"
+    """Direct effect, exactly: the write removed from the final stream, re-normalised; everything else frozen."""
