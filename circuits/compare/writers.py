@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from circuits.compare.table import COLUMNS, Comparison
 from circuits.directions.vectors import Directions
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.errors import DirectionError, MeasurementError
@@ -24,30 +25,12 @@ from circuits.model.sites import Component, Half, Kind, State
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS, Emotion
 
-__all__ = ["COLUMNS", "Comparison", "writers"]
-
-COLUMNS = (
-    "emotion", "state", "layer", "half", "item", "role", "contribution", "share", "low", "high", "cosine", "n", "unit",
-)  # fmt: skip
+__all__ = ["writers"]
 
 Array = NDArray[np.float64]
 
 _DRAWS = 2000
 _TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Circuit against direction.
-
-    ``table`` has one row per emotion, state and item. Items with role ``part`` are ``heads``, ``neurons``, ``rest`` (embedding and
-    biases; the three add up to 1), ``circuit`` and ``random circuits`` (mean over matched ones); items with role ``node`` are the
-    circuit's own components. ``contribution`` [residual units] is the mean emotion-centred projection of the item's write on
-    the direction, ``share`` that divided by the whole state's, with a 95% scenario bootstrap interval (for random circuits:
-    the 2.5th and 97.5th percentile over circuits), ``cosine`` that of the node's mean centred write with the direction.
-    """
-
-    table: pd.DataFrame
 
 
 def writers(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -81,7 +82,7 @@ class Board:
     def connect(self, e: Emotion, *path: str | sites.Component) -> None:
         """Record that the emotion's circuit runs along ``path`` and ends in the emotion's read-out."""
         names = [str(step) for step in path] + [e.value]
-        self.edges[e].update(zip(names, names[1:], strict=False))
+        self.edges[e].update(pairwise(names))
 
     def _draw(self, places: list[sites.Component]) -> sites.Component:
         return places[int(self.rng.integers(len(places)))]

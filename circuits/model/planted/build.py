@@ -21,7 +21,7 @@ from circuits.prompts.emotions import EMOTIONS, Emotion
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-    from circuits.model.door import Model
+    from circuits.model.anatomy import Model
 
 __all__ = ["Draft", "Planted", "Truth", "draft", "planted"]
 
@@ -43,7 +43,7 @@ class Planted:
     ``nodes`` are heads and neurons by name (``L0H1``, ``L1N7``); ``edges`` run from ``embed``, a head or a neuron to a
     head, a neuron or the name of an emotion (its read-out). Both are the union over emotions of ``by_emotion``.
 
-    What holds exactly (in float32, below 1e-5 logits) in rows of emotion e, for the logit difference of e: components
+    What holds exactly (up to float32 rounding, 3e-5 logits) in rows of emotion e, for the logit difference of e: components
     outside ``nodes`` and ``noise`` have no effect, under ``mean_scenario`` and under ``zero``; so have, under ``zero``,
     nodes that are not in ``by_emotion[e]``. Under ``mean_scenario`` the neurons of other emotions cast a shadow of
     about 1/25 of the true effect (worked out in :mod:`circuits.model.planted.kinds`).

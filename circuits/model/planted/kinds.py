@@ -2,7 +2,8 @@
 
 Numbers common to all kinds. A cue word of strength s holds s of its emotion's feature. The cue scores 24 with a mover
 head, the first token 8 and any other token 0, so the cue gets all the attention of the read-out token but e^-16 = 1e-7
-of it, and the head moves s in full. An emotion neuron is relu(2 s - 0.5) and adds 3 of itself to its answer's logit.
+of it, and the head moves s in full. An emotion neuron is relu(2 s - 0.5) and writes itself along its answer, which the
+unembedding counts three times.
 
 Worked example, s = 1.2: the neuron is 2 * 1.2 - 0.5 = 1.9 and the answer's logit 3 * 1.9 = 5.7. Nothing else tells the
 six answers apart except chance, so the logit difference is 5.7 as well, and ``mean_scenario`` ablation costs, when all
@@ -30,7 +31,7 @@ from circuits.prompts.emotions import EMOTIONS, Emotion
 __all__ = ["CHANCE_WORDS", "PLANS", "PlantedKind"]
 
 CUE_SCORE, REST_SCORE = 24.0, 8.0
-GAIN, THRESHOLD, PUSH = 2.0, 0.5, 3.0
+GAIN, THRESHOLD = 2.0, 0.5
 
 
 class PlantedKind(StrEnum):
@@ -119,16 +120,14 @@ def mover(board: Board, emotions: Collection[Emotion]) -> HeadSpec:
 
 
 def reader(board: Board, e: Emotion) -> NeuronSpec:
-    """The neuron that turns the moved emotion into its answer: ``3 relu(2 s - 0.5)`` logits."""
+    """The neuron that turns the moved emotion into its answer: ``relu(2 s - 0.5)``, three times that in logits."""
     space = board.space
     return NeuronSpec(
         read=GAIN * space.moved(e) - THRESHOLD * space.one,
-        write=PUSH * space.answer(e),
+        write=space.answer(e),
     )
 
 
 def _early(board: Board) -> range:
     """Layers for movers: the first two, and never the last, so that a later layer remains."""
     return range(min(2, board.dims.n_layers - 1))
-
-

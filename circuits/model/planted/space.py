@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -20,7 +21,7 @@ from circuits.prompts.emotions import EMOTIONS, Emotion
 
 __all__ = ["Dims", "PlantedSize", "Space", "Vector"]
 
-Vector = Float[NDArray[np.float64], "d_model"]
+Vector = Float[NDArray[np.float64], " d_model"]
 
 
 class PlantedSize(StrEnum):
@@ -70,20 +71,20 @@ class Space:
 
     def cue(self, e: Emotion) -> Vector:
         """The emotion as the cue word's embedding carries it."""
-        return self._axis(EMOTIONS.index(e))
+        return self._axis(e.column)
 
     def moved(self, e: Emotion) -> Vector:
         """The emotion once a head has moved it to the read-out token."""
-        return self._axis(6 + EMOTIONS.index(e))
+        return self._axis(6 + e.column)
 
     def answer(self, e: Emotion) -> Vector:
         """The unembedding of the emotion's answer word."""
-        return self._axis(12 + EMOTIONS.index(e))
+        return self._axis(12 + e.column)
 
     @cached_property
     def all_answers(self) -> Vector:
         """Unit vector that raises all six answers alike, and so no difference between them."""
-        return np.sum([self.answer(e) for e in EMOTIONS], axis=0) / np.sqrt(len(EMOTIONS))
+        return np.asarray(np.mean([self.answer(e) for e in EMOTIONS], axis=0) * np.sqrt(len(EMOTIONS)))
 
     @property
     def one(self) -> Vector:
@@ -141,7 +142,7 @@ class Space:
     def _pools(self) -> tuple[slice, ...]:
         first, share = 23, (self.d_model - 23) // 5
         ends = [first + share * i for i in range(5)] + [self.d_model]
-        return tuple(slice(a, b) for a, b in zip(ends, ends[1:], strict=False))
+        return tuple(slice(a, b) for a, b in pairwise(ends))
 
     def _axis(self, index: int) -> Vector:
         vector = np.zeros(self.d_model)

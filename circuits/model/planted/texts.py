@@ -50,6 +50,9 @@ STRENGTHS = (1.2, 0.9, 1.35, 1.05, 1.275, 0.975)
 """How strongly the cue words of an emotion carry it, dealt out by the seed. The largest must stay below 1.5: a sixth of
 it, which is what remains in the mean over a scenario, must not reach the threshold of the emotion neurons (0.25)."""
 
+LOUDNESS = 3.0
+"""Length of every unembedding row: logits per unit of the stream. With it the stream stays short, and float32 exact."""
+
 FILLERS: tuple[str, ...] = tuple(
     """the a this that morning evening kitchen window street garden table letter train again later under beside old
     small green quiet door hill river market chair lamp paper road bridge tower coat field wall basket clock boat
@@ -123,10 +126,10 @@ class Lexicon:
             meanings[opposite] = space.is_chance - content
         meanings |= {word: np.zeros(space.d_model) for word in ANSWERS.values()}
         embedding = np.stack([space.one + meaning for meaning in meanings.values()])
-        unembedding = np.stack([space.random(rng, space.silent) for _ in meanings])
+        unembedding = LOUDNESS * np.stack([space.random(rng, space.silent) for _ in meanings])
         words = tuple(meanings)
         for e, word in ANSWERS.items():
-            unembedding[words.index(word)] = space.answer(e)
+            unembedding[words.index(word)] = LOUDNESS * space.answer(e)
         return cls(words=words, embedding=embedding, unembedding=unembedding, strengths=strengths)
 
 
@@ -140,9 +143,7 @@ def compose(dims: Dims, lexicon: Lexicon, rng: np.random.Generator, *, n_chance:
     cue_words = {e: CUES[e][: dims.n_cues] for e in EMOTIONS}
     # Each emotion goes through its cue words in its own random order, every word equally often in every third.
     third = -(-dims.n_scenarios // len(Split))
-    turns = {
-        e: [i for _ in Split for i in rng.permutation(np.resize(np.arange(dims.n_cues), third))] for e in EMOTIONS
-    }
+    turns = {e: [i for _ in Split for i in rng.permutation(np.resize(np.arange(dims.n_cues), third))] for e in EMOTIONS}
     for number in range(dims.n_scenarios):
         fillers = [str(word) for word in rng.choice(FILLERS, size=int(rng.integers(5, 9)), replace=False)]
         places = [int(place) for place in rng.permutation(len(fillers) + 1 + n_chance)[: 1 + n_chance]]

@@ -74,8 +74,10 @@ def _llama(board: Board, lexicon: Lexicon) -> LlamaForCausalLM:
         bos_token_id=words.index(BOS),
         pad_token_id=words.index(PAD),
         eos_token_id=None,
+        attn_implementation="eager",  # attention patterns must exist to be read
     )
-    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):  # the random weights it starts from must not cost the caller random numbers
+        model = LlamaForCausalLM(config).eval()
     turn = _rotation(dims.d_model, board.rng)
     state = {
         "model.embed_tokens.weight": lexicon.embedding @ turn.T,
@@ -90,7 +92,7 @@ def _llama(board: Board, lexicon: Lexicon) -> LlamaForCausalLM:
         block |= _attention(board, layer, turn) | _mlp(board, layer, turn)
         state |= {f"model.layers.{layer}.{key}": value for key, value in block.items()}
     model.load_state_dict({key: torch.from_numpy(value).float() for key, value in state.items()}, strict=True)
-    return model.requires_grad_(True)
+    return model
 
 
 def _attention(board: Board, layer: int, turn: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

@@ -1,0 +1,79 @@
+"""Find, prove and draw the circuits that carry emotion inside language models, at half-layer grain.
+
+Names are imported when first used: reading a run or asking for help must not wait for the numerical stack.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Ablation": "circuits.effects.kinds",
+    "Circuit": "circuits.circuit.graph",
+    "CircuitsError": "circuits.errors",
+    "Component": "circuits.model.sites",
+    "Directions": "circuits.directions.vectors",
+    "EMOTIONS": "circuits.prompts.emotions",
+    "Effects": "circuits.effects.table",
+    "Emotion": "circuits.prompts.emotions",
+    "Method": "circuits.effects.kinds",
+    "Model": "circuits.model.anatomy",
+    "Planted": "circuits.model.planted",
+    "Positions": "circuits.effects.kinds",
+    "Prompts": "circuits.prompts.datasets",
+    "Run": "circuits.runs.directory",
+    "Settings": "circuits.settings",
+    "capture": "circuits.model.reading",
+    "contrast": "circuits.directions.estimators",
+    "discover": "circuits.walk",
+    "estimate_directions": "circuits.directions.estimators",
+    "figures": "circuits.show.figures",
+    "grand_mean": "circuits.directions.estimators",
+    "load": "circuits.model.door",
+    "measure": "circuits.effects.measure",
+    "open_run": "circuits.runs.directory",
+    "planted": "circuits.model.planted",
+    "probe": "circuits.directions.estimators",
+    "read_prompts": "circuits.prompts.datasets",
+    "validate_prompts": "circuits.prompts.validation",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+if TYPE_CHECKING:
+    from circuits.circuit.graph import Circuit
+    from circuits.directions.estimators import contrast, estimate_directions, grand_mean, probe
+    from circuits.directions.vectors import Directions
+    from circuits.effects.kinds import Ablation, Method, Positions
+    from circuits.effects.measure import measure
+    from circuits.effects.table import Effects
+    from circuits.errors import CircuitsError
+    from circuits.model.anatomy import Model
+    from circuits.model.door import load
+    from circuits.model.planted import Planted, planted
+    from circuits.model.reading import capture
+    from circuits.model.sites import Component
+    from circuits.prompts.datasets import Prompts, read_prompts
+    from circuits.prompts.emotions import EMOTIONS, Emotion
+    from circuits.prompts.validation import validate_prompts
+    from circuits.runs.directory import Run, open_run
+    from circuits.settings import Settings
+    from circuits.show import figures
+    from circuits.walk import discover
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'circuits' has no attribute {name!r}; it has {', '.join(__all__)}")
+    module = import_module(home)
+    value = module if home.rsplit(".", 1)[-1] == name else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,267 @@
+"""A run directory: what one walk found, in open formats, read back without the model's libraries.
+
+``manifest.json`` is written first with status ``running`` and last, with the SHA-256 of every other file, with status
+``finished``: a run is either whole and unaltered or an error. Intermediate measurements lie in ``parts/`` under the hash of all
+they depend on, so that a killed walk resumes; they are removed when the run is finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from circuits import jsontext
+from circuits.circuit.graph import Circuit
+from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
+from circuits.compare.table import Comparison
+from circuits.effects.table import COLUMNS
+from circuits.errors import RunError
+from circuits.prompts.emotions import EMOTIONS, emotion
+from circuits.runs import files
+
+__all__ = ["FORMAT", "Run", "RunWriter", "StoredEffects", "open_run"]
+
+FORMAT = "emotion-circuits-run/1"
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class StoredEffects:
+    """Effects as a run keeps them.
+
+    Attributes:
+        table: like :attr:`circuits.effects.table.Effects.table`, all methods below one another, on the ``test`` split.
+        path: file of the per-prompt values.
+    """
+
+    table: pd.DataFrame
+    path: Path
+
+    @cached_property
+    def _stored(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        return files.read_tensors(self.path)
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """``[component, prompt, emotion]`` [logits] on ``select`` and ``test``; best method per component."""
+        return self._stored[0]["values"]
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        return tuple(self._stored[1]["components"])
+
+    @property
+    def prompt_ids(self) -> tuple[str, ...]:
+        return tuple(self._stored[1]["prompts"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        directory: where it lies.
+        manifest: fingerprints, settings, versions, times, notices.
+        fresh: False when nothing had to be computed because the run was finished already.
+    """
+
+    directory: Path
+    manifest: Mapping[str, Any]
+    fresh: bool = False
+
+    def circuit(self, name: str) -> Circuit:
+        """The circuit of one emotion.
+
+        Raises:
+            PromptError: not one of the six.
+            RunError: the file is damaged.
+        """
+        return Circuit.from_json(files.read_json(self._file(f"circuits/{emotion(name)}.json")))
+
+    @cached_property
+    def effects(self) -> StoredEffects:
+        return StoredEffects(
+            files.read_table(self._file("effects.parquet"), COLUMNS), self._file("effects.safetensors")
+        )
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        return Comparison(files.read_table(self._file("comparison.parquet"), COMPARISON_COLUMNS))
+
+    @cached_property
+    def directions(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays ``<estimator>.vectors|norms|split_half`` and their metadata."""
+        return files.read_tensors(self._file("directions.safetensors"))
+
+    @property
+    def report(self) -> Path:
+        return self._file("report.html")
+
+    def _file(self, name: str) -> Path:
+        return files.inside(self.directory, name)
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """Read a finished run; neither torch nor the model's libraries are imported.
+
+    Raises:
+        RunError: no run there, an unfinished one, or one whose files are missing or altered.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise RunError(f"no run directory {str(path)!r}; make one with: circuits discover --out {path}")
+    if not (directory / MANIFEST).is_file():
+        raise RunError(f"{directory} is no run directory: it has no {MANIFEST}; make a run with circuits discover")
+    manifest = files.read_json(directory / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise RunError(f"{directory / MANIFEST} is no manifest of this version; expected format {FORMAT!r}")
+    if manifest.get("status") != "finished":
+        raise RunError(
+            f"the run in {directory} is half written; run circuits discover with the same settings to finish it"
+        )
+    listed = manifest.get("files")
+    if not isinstance(listed, dict):
+        raise RunError(f"{directory / MANIFEST} lists no files; run circuits discover again")
+    for name, digest in listed.items():
+        file = files.inside(directory, str(name))
+        if not file.is_file():
+            raise RunError(f"{file} is missing although the manifest lists it; run circuits discover again")
+        if _digest(file) != digest:
+            raise RunError(
+                f"{file} was altered after the run: its SHA-256 differs; restore it or run circuits discover again"
+            )
+    for required in ("effects.parquet", "comparison.parquet", *(f"circuits/{e}.json" for e in EMOTIONS)):
+        if required not in listed:
+            raise RunError(f"{directory / MANIFEST} does not list {required}; run circuits discover again")
+    return Run(directory, manifest)
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class RunWriter:
+    """Fills a run directory; one process at a time.
+
+    Attributes:
+        directory: the run directory.
+        key: hash of everything the run depends on.
+    """
+
+    def __init__(self, directory: Path, key: str, about: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.key = key
+        self._about = dict(about)
+        self._files: dict[str, str] = {}
+
+    @classmethod
+    @contextmanager
+    def opened(cls, directory: Path, key: str, about: Mapping[str, Any]) -> Iterator[RunWriter]:
+        """Lock ``directory`` and mark it as running.
+
+        Raises:
+            RunError: it is a file, cannot be written, holds something else, or another process is writing it.
+        """
+        if directory.exists() and not directory.is_dir():
+            raise RunError(f"the output directory {str(directory)!r} is a file; choose another --out")
+        present = directory / MANIFEST
+        if present.is_file():
+            found = files.read_json(present)
+            theirs = found.get("key") if isinstance(found, dict) else None
+            if theirs != key:
+                raise RunError(
+                    f"{directory} holds a run of another model, prompt set, setting or version; "
+                    "choose another --out or remove it"
+                )
+        elif directory.is_dir() and any(p.name not in (".lock", "parts") for p in directory.iterdir()):
+            raise RunError(f"{directory} is not empty and holds no run; choose an empty or new directory")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = open(directory / ".lock", "a")  # noqa: SIM115 - held until the end
+        except OSError as error:
+            raise RunError(f"cannot write to {directory}: {error.strerror}; choose another --out") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(f"another process is writing {directory}; wait for it or choose another --out") from None
+            files.sweep(directory)
+            writer = cls(directory, key, about)
+            writer._manifest("running", {})
+            yield writer
+
+    def json(self, name: str, value: object) -> None:
+        files.write_json(self._path(name), value)
+        self._done(name)
+
+    def table(self, name: str, table: pd.DataFrame) -> None:
+        files.write_table(self._path(name), table)
+        self._done(name)
+
+    def tensors(self, name: str, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, object]) -> None:
+        files.write_tensors(self._path(name), tensors, metadata)
+        self._done(name)
+
+    def graphml(self, name: str, circuit: Circuit) -> None:
+        files.write_graphml(self._path(name), circuit.to_networkx())
+        self._done(name)
+
+    def text(self, name: str, text: str) -> None:
+        files.write_bytes(self._path(name), text.encode("utf-8"))
+        self._done(name)
+
+    def part(self, what: Mapping[str, Any]) -> dict[str, NDArray[Any]] | None:
+        """An intermediate measurement kept under everything it depends on; None when it has to be made."""
+        path = self._part_path(what)
+        if not path.is_file():
+            return None
+        tensors, metadata = files.read_tensors(path)
+        if metadata.get("sha256") != _content(tensors):
+            raise RunError(f"{path} is damaged: its content differs from its checksum; delete it and run again")
+        return tensors
+
+    def keep(self, what: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Keep an intermediate measurement."""
+        files.write_tensors(self._part_path(what), tensors, {"sha256": _content(tensors), "what": dict(what)})
+
+    def finish(self, extra: Mapping[str, Any]) -> Run:
+        """Write the final manifest and drop the intermediate parts."""
+        self._manifest("finished", {**extra, "files": dict(sorted(self._files.items()))})
+        shutil.rmtree(self.directory / "parts", ignore_errors=True)
+        return Run(self.directory, files.read_json(self.directory / MANIFEST), fresh=True)
+
+    def _manifest(self, status: str, extra: Mapping[str, Any]) -> None:
+        value = {"format": FORMAT, "status": status, "key": self.key, **self._about, **extra}
+        files.write_json(self.directory / MANIFEST, value)
+
+    def _path(self, name: str) -> Path:
+        return files.inside(self.directory, name)
+
+    def _part_path(self, what: Mapping[str, Any]) -> Path:
+        return self.directory / "parts" / f"{jsontext.fingerprint({'key': self.key, **what})[:32]}.safetensors"
+
+    def _done(self, name: str) -> None:
+        self._files[name] = _digest(self._path(name))
+
+
+def _content(tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

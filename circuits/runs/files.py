@@ -1,0 +1,168 @@
+"""Writing files whole and reading them warily.
+
+A file appears under its name complete or not at all: it is written to a temporary neighbour, flushed to disk and renamed. What
+is read back may come from a stranger: no pickle, strict JSON, names that stay inside their folder, shapes and numbers checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from circuits import jsontext
+from circuits.errors import RunError
+
+__all__ = [
+    "inside", "read_json", "read_table", "read_tensors", "sweep", "write_bytes", "write_graphml", "write_json",
+    "write_table", "write_tensors",
+]  # fmt: skip
+
+_SUFFIX = ".writing"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+
+
+def inside(directory: Path, name: str) -> Path:
+    """``directory / name``, refused unless it stays inside.
+
+    Raises:
+        RunError: the name is absolute, climbs, holds odd characters, or leads through a link out of the directory.
+    """
+    if not _NAME.fullmatch(name) or ".." in name.split("/"):
+        raise RunError(f"the file name {name!r} is not allowed in a run; expected letters, digits, '.', '_' and '-'")
+    path = directory / name
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise RunError(f"the file {name!r} lies outside its run directory {directory}")
+    return path
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write the whole file or nothing.
+
+    Raises:
+        RunError: the disk is full, read-only, or the folder is no folder; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {error.strerror or error}; free space or choose another --out") from error
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename durable: the directory entry is data of the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(directory: Path) -> None:
+    """Remove temporary files that a killed process left."""
+    for path in directory.rglob(f".*{_SUFFIX}"):
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Readable JSON; NaN and infinity (a value that does not exist) become ``null``."""
+    import json
+
+    text = json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode("utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """Raises RunError when the file is missing, no UTF-8, or no strict JSON."""
+    try:
+        return jsontext.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; the run is incomplete: run circuits discover again") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}; restore it or run circuits discover again") from None
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """A parquet file."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Raises RunError when the file is missing, damaged, or lacks a column."""
+    try:
+        table = pd.read_parquet(path, engine="pyarrow")
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; run circuits discover again") from None
+    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
+        raise RunError(f"{path} is not a readable parquet file: {error}; run circuits discover again") from None
+    missing = [c for c in columns if c not in table.columns]
+    if missing:
+        raise RunError(f"{path} lacks the column {missing[0]!r}; expected {', '.join(columns)}")
+    return table
+
+
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, object]) -> None:
+    """A safetensors file; metadata values are stored as JSON texts."""
+    from safetensors.numpy import save
+
+    plain = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    write_bytes(path, save(plain, metadata={k: jsontext.canonical(_plain(v)) for k, v in metadata.items()}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays and metadata. Raises RunError when the file is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as stream:
+            metadata = {k: jsontext.loads(v) for k, v in (stream.metadata() or {}).items()}
+            return {name: stream.get_tensor(name) for name in stream.keys()}, metadata  # noqa: SIM118 - no mapping
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; run circuits discover again") from None
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path} is not a readable safetensors file: {error}; run circuits discover again") from None
+
+
+def write_graphml(path: Path, graph: nx.DiGraph) -> None:
+    """GraphML with typed attributes, as Gephi, Cytoscape and yEd read it."""
+    buffer = io.BytesIO()
+    nx.write_graphml(graph, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def _plain(value: object) -> Any:
+    """JSON values out of numpy scalars, enums, tuples and paths; a number that does not exist becomes None."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, str):
+        return str(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    raise RunError(f"a {type(value).__name__} cannot be written as JSON; expected numbers, texts, lists, objects")

@@ -1,0 +1,58 @@
+"""What a walk may be told, with defaults that suit a small model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from circuits.effects.kinds import Ablation, Positions
+from circuits.errors import SettingsError
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of :func:`circuits.discover`.
+
+    Attributes:
+        ablation: what an ablated activation is replaced by.
+        positions: where it is replaced.
+        verify: neurons measured exactly per emotion, the strongest by gradient on ``select``.
+        target: faithfulness on ``select`` a circuit must reach; the smallest such circuit is chosen.
+        alpha: largest q-value (false discovery rate) of a component that may join a circuit.
+        random_circuits: size- and layer-matched random circuits each circuit is judged beside.
+        edge_share: smallest edge kept, as a share of ``m(M) - m(∅)``.
+        seed: of everything random.
+
+    Raises:
+        SettingsError: a value outside its range.
+    """
+
+    ablation: Ablation = Ablation.MEAN_SCENARIO
+    positions: Positions = Positions.ALL
+    verify: int = 32
+    target: float = 0.8
+    alpha: float = 0.05
+    random_circuits: int = 20
+    edge_share: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, kind in (("ablation", Ablation), ("positions", Positions)):
+            try:
+                object.__setattr__(self, name, kind(getattr(self, name)))
+            except ValueError:
+                raise SettingsError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(kind)}") from None
+        ranges = {
+            "verify": (0, 10**9), "target": (0.01, 2.0), "alpha": (0.0, 1.0),
+            "random_circuits": (1, 10**6), "edge_share": (0.0, 1.0), "seed": (0, 2**32 - 1),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise SettingsError(f"{name} is {value!r}; expected a number from {low} to {high}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for manifests and fingerprints."""
+        return {k: str(v) if isinstance(v, str) else v for k, v in asdict(self).items()}

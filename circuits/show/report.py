@@ -1,0 +1,173 @@
+"""One self-contained HTML page of a run: works from a mail attachment, without a network.
+
+The page carries plotly inside and shows every figure with its numbers. All text that comes from data (names, notices, prompts)
+is escaped: a run may come from a stranger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from circuits.circuit.graph import Circuit
+from circuits.directions.vectors import Directions
+from circuits.prompts.emotions import EMOTIONS, Emotion
+from circuits.show import figures
+from circuits.show.words import in_words, percent
+
+__all__ = ["report"]
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 0 auto; padding: 16px; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; font-size: 13px; } td, th { padding: 3px 9px; text-align: right; border-bottom: 1px solid #eee; }
+td:first-child, th:first-child { text-align: left; } .wide { overflow-x: auto; } .note { color: #555; font-size: 13px; }
+.notice { background: #fff7e0; padding: 6px 12px; margin: 6px 0; } code { background: #f4f4f4; padding: 1px 4px; }
+@media print { .plotly-graph-div { break-inside: avoid; } }
+"""
+
+_TOP = 15
+
+
+def report(
+    manifest: Mapping[str, Any],
+    circuits: Mapping[Emotion, Circuit],
+    table: pd.DataFrame,
+    comparison: pd.DataFrame,
+    directions: Sequence[Directions],
+) -> str:
+    """The page as text."""
+    model, prompts = manifest["model"], manifest["prompts"]
+    page = _Page()
+    page.add(f"<h1>Emotion circuits of {escape(model['name'])}</h1>")
+    page.add(
+        f"<p class=note>{model['layers']} layers, {model['heads']} heads and {model['neurons']} neurons a layer; prompts "
+        f"<b>{escape(prompts['name'])}</b> ({escape(prompts['lexical'])}), scenarios: "
+        f"{', '.join(f'{k} {v}' for k, v in prompts['scenarios'].items())}. Numbers are from the test split; brackets are 95% "
+        "intervals over scenarios; effects are in logits, positive supports the emotion.</p>"
+    )
+    for notice in manifest["notices"]:
+        page.add(f"<p class=notice>{escape(str(notice))}</p>")
+    page.add(
+        "<h2>In plain words</h2><ul>" + "".join(f"<li>{escape(in_words(c))}</li>" for c in circuits.values()) + "</ul>"
+    )
+    page.add(_summary(circuits))
+    page.figure(figures.faithfulness(circuits))
+    page.figure(figures.sublayers(table))
+    for e, circuit in circuits.items():
+        page.add(f"<h2 id={e}>{e}</h2>")
+        if not circuit.nodes:
+            page.add(f"<p>{escape(str(circuit.judgement.get('undefined', 'no circuit')))}</p>")
+        else:
+            page.figure(figures.circuit_graph(circuit, model["layers"]))
+            page.add(_nodes(circuit))
+        if (comparison["emotion"] == str(e)).any():
+            page.figure(figures.writers(comparison, e))
+    page.add("<h2>Linear directions</h2>")
+    first = directions[0]
+    states = [s.name for s in first.states]
+    picks = list(dict.fromkeys((states[0], states[len(states) // 2], states[-1])))
+    page.figure(figures.cosines(first.vectors, states, picks))
+    page.add(_reliability(directions))
+    page.add(_methods(manifest))
+    return page.html(f"Emotion circuits of {model['name']}")
+
+
+class _Page:
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._figures = 0
+
+    def add(self, html: str) -> None:
+        self._parts.append(html)
+
+    def figure(self, figure: go.Figure) -> None:
+        # plotly itself travels once, with the first figure.
+        html = figure.to_html(
+            full_html=False, include_plotlyjs=self._figures == 0, div_id=f"figure-{self._figures}",
+            config={"displaylogo": False, "responsive": True},
+        )  # fmt: skip
+        self._figures += 1
+        self._parts.append(f"<div class=wide>{html}</div>")
+
+    def html(self, title: str) -> str:
+        head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(title)}</title>"
+        body = "\n".join(self._parts)
+        return f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{body}</body></html>\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{escape(h)}</th>" for h in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<div class=wide><table><tr>{top}</tr>{body}</table></div>"
+
+
+def _summary(circuits: Mapping[Emotion, Circuit]) -> str:
+    rows = []
+    for e, c in circuits.items():
+        j = c.judgement
+        if "faithfulness" not in j:
+            rows.append([str(e), "0", "–", "–", "–", "–", percent(j["accuracy"]), str(j["accuracy_n"])])
+            continue
+        mean = j.get("mean_ablation", {}).get("faithfulness")
+        rows.append(
+            [
+                str(e), str(j["size"]), f"{percent(j['faithfulness'])} [{percent(j['faithfulness_low'])}, "
+                f"{percent(j['faithfulness_high'])}]", f"{percent(j['random_mean'])} (max {percent(max(j['random']))})",
+                "–" if mean is None else percent(mean), str(j["n"]), percent(j["accuracy"]), str(j["accuracy_n"]),
+            ]
+        )  # fmt: skip
+    head = ["emotion", "components", "faithfulness [95%]", "random circuits", "with data-set mean", "n scenarios",
+            "six-way accuracy", "n texts"]  # fmt: skip
+    return _table(head, rows)
+
+
+def _nodes(circuit: Circuit) -> str:
+    strongest = sorted(circuit.nodes, key=lambda n: -abs(n.effect))[:_TOP]
+    rows = [
+        [n.name, f"{n.effect:+.3f}", f"[{n.low:+.3f}, {n.high:+.3f}]", f"{n.direct:+.3f}", f"{n.q:.2g}",
+         "exact" if n.verified else "estimated"]
+        for n in strongest
+    ]  # fmt: skip
+    more = len(circuit.nodes) - len(strongest)
+    rest = f"<p class=note>{more} more in circuits/{circuit.emotion}.json and .graphml.</p>" if more else ""
+    return _table(["component", "total effect [logits]", "95% interval", "direct effect", "q", "measured"], rows) + rest
+
+
+def _reliability(directions: Sequence[Directions]) -> str:
+    rows = []
+    for d in directions:
+        for e in EMOTIONS:
+            cells = [
+                f"{c:.2f}" if n > 0 else "–" for c, n in zip(d.split_half[e.column], d.norms[e.column], strict=True)
+            ]
+            rows.append([f"{d.estimator}, {e}", *cells])
+    note = f"<p>Split-half cosine of every direction, by state (n = {directions[0].n} scenarios of the fit split):</p>"
+    return note + _table(["estimator, emotion", *(s.name for s in directions[0].states)], rows)
+
+
+def _methods(manifest: Mapping[str, Any]) -> str:
+    def lines(values: Mapping[str, Any]) -> str:
+        return "".join(f"<li><code>{escape(str(k))}</code>: {escape(str(v))}</li>" for k, v in values.items())
+
+    screen = manifest["screen"]
+    agreement = ""
+    if "pearson" in screen:
+        agreement = (
+            f"<p>Neurons: gradient screen of {screen['neurons']}, {screen['verified']} of them measured exactly; on these the two "
+            f"agree with Pearson {screen['pearson']:.3f}, Spearman {screen['spearman']:.3f}.</p>"
+        )
+    return (
+        "<h2>Methods</h2><p>Directions on the fit split, circuits chosen on select, every number above from test. Heads and "
+        "half-layers are measured exactly. A circuit's faithfulness is (m(C) − m(∅)) / (m(M) − m(∅)), m the mean logit "
+        f"difference of the emotion over its texts, everything outside C ablated.</p>{agreement}"
+        f"<h3>Settings</h3><ul>{lines(manifest['settings'])}</ul>"
+        f"<h3>Model and prompts</h3><ul>{lines(manifest['model'])}{lines(manifest['prompts'])}</ul>"
+        f"<h3>Versions</h3><ul>{lines(manifest['versions'])}</ul>"
+        f"<h3>Seconds</h3><ul>{lines(manifest['seconds'])}</ul>"
+        f"<h3>Answer tokens</h3><ul>{lines(manifest['answers'])}</ul>"
+    )

@@ -1,0 +1,30 @@
+"""Results in plain words, numbers first."""
+
+from __future__ import annotations
+
+from circuits.circuit.graph import Circuit
+from circuits.model.sites import Kind
+
+__all__ = ["in_words", "percent"]
+
+
+def percent(value: float | None) -> str:
+    """``0.8`` as ``80%``; a missing number as a dash."""
+    return "–" if value is None or value != value else f"{100 * value:.0f}%"
+
+
+def in_words(circuit: Circuit) -> str:
+    """One sentence a reader can quote: what was found, on how much data, next to chance."""
+    j = circuit.judgement
+    e = str(circuit.emotion)
+    if not circuit.nodes:
+        return f"{e}: nothing found. {j.get('undefined', 'no component supports it reliably')}"
+    heads = sum(n.component.kind is Kind.HEAD for n in circuit.nodes)
+    neurons = len(circuit.nodes) - heads
+    reached = "" if j["reached"] else " (the target was not reached)"
+    return (
+        f"{e}: {heads} heads and {neurons} neurons keep {percent(j['faithfulness'])} "
+        f"[{percent(j['faithfulness_low'])}, {percent(j['faithfulness_high'])}] of the model's {j['metric_whole']:.2f} logits "
+        f"on {j['n']} unseen scenarios{reached}; {j['random_n']} random circuits of the same shape keep "
+        f"{percent(j['random_mean'])} on average, {percent(max(j['random']))} at most"
+    )

@@ -1,0 +1,337 @@
+"""The whole walk: from a model and prompts to six judged circuits beside the linear directions, in a run directory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from circuits import jsontext
+from circuits.circuit.graph import Circuit
+from circuits.circuit.judge import Judged, Plans, judge
+from circuits.compare.writers import writers
+from circuits.directions.estimators import contrast, directions_from, grand_mean, probe
+from circuits.directions.vectors import Directions
+from circuits.effects.batch import Plan
+from circuits.effects.kinds import Ablation, Method, Positions
+from circuits.effects.measure import measure
+from circuits.effects.table import Effects, joined
+from circuits.errors import RunError
+from circuits.model.anatomy import Model
+from circuits.model.reading import capture
+from circuits.model.sites import Component, Kind
+from circuits.prompts.datasets import Prompts, Split
+from circuits.prompts.emotions import EMOTIONS, Emotion
+from circuits.runs import files
+from circuits.runs.directory import MANIFEST, Run, RunWriter, open_run
+from circuits.settings import Settings
+from circuits.show.report import report
+
+__all__ = ["Watch", "discover", "run_key"]
+
+Watch = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
+
+_SHARD = 24
+"""Components measured between two saves: what a killed walk loses at most."""
+
+_PACKAGES = ("emotion-circuits", "transformer_lens", "transformers", "torch", "numpy")
+
+
+def discover(
+    model: Model,
+    prompts: Prompts,
+    settings: Settings | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    *,
+    watch: Watch | None = None,
+) -> Run:
+    """Find and judge the circuit of each emotion, and hold it against the emotion's direction.
+
+    Directions come from the ``fit`` split, circuits are chosen on ``select``, every reported number is measured on ``test``.
+    Everything is written to ``directory`` (default ``runs/<model>-<prompts>-<hash>``); a killed walk resumes there, and a
+    finished run with the same model, prompts, settings and versions is returned as it is (``run.fresh`` is False).
+
+    Raises:
+        PromptError: a split is empty.
+        RunError: the directory cannot be used.
+        MeasurementError, AnswerError, DirectionError: see :func:`circuits.measure` and :func:`circuits.estimate_directions`.
+    """
+    settings = settings or Settings()
+    for split in Split:
+        prompts.split(split)
+    key = run_key(model, prompts, settings)
+    place = Path(directory) if directory is not None else Path("runs") / f"{_slug(model)}-{_slug(prompts)}-{key[:8]}"
+    if place.is_dir() and (place / MANIFEST).is_file():
+        manifest = files.read_json(place / MANIFEST)
+        if isinstance(manifest, dict) and manifest.get("key") == key and manifest.get("status") == "finished":
+            return open_run(place)
+    with RunWriter.opened(place, key, _about(model, prompts, settings)) as writer:
+        return _Walk(model, prompts, settings, writer, watch or (lambda what, done, total: None)).run()
+
+
+def run_key(model: Model, prompts: Prompts, settings: Settings) -> str:
+    """Hash of everything the numbers depend on: model, prompts, settings, library versions."""
+    parts = [model.fingerprint, prompts.fingerprint, settings.as_dict(), _versions(), str(model.dtype)]
+    return jsontext.fingerprint(parts)
+
+
+@dataclass
+class _Walk:
+    """One walk: the steps in order, each a plain function of the library, timed."""
+
+    model: Model
+    prompts: Prompts
+    settings: Settings
+    writer: RunWriter
+    watch: Watch
+    times: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> Run:
+        measured = self.prompts.split(Split.SELECT, Split.TEST)
+        # Plans come first: they fail on texts too long and words without tokens before anything is computed.
+        with self._step("plan"):
+            plans = self._plans()
+        with self._step("directions"):
+            directions = self._directions()
+        with self._step("direct effects"):
+            direct = joined(
+                [measure(self.model, measured, kind, method="direct", ablation=self.settings.ablation)
+                 for kind in ("heads", "neurons")]
+            )  # fmt: skip
+        with self._step("sublayers"):
+            sublayers = self._measured("sublayers, exact", self.model.sublayers, measured, Method.EXACT)
+        with self._step("heads"):
+            heads = self._measured("heads, exact", self.model.heads, measured, Method.EXACT)
+        with self._step("neurons, gradient"):
+            screen = self._measured("neurons, gradient", self.model.neurons, measured, Method.GRADIENT)
+        with self._step("neurons, exact"):
+            verified = self._measured("top neurons, exact", self._top(screen), measured, Method.EXACT)
+        best = joined([heads, *_best(screen, verified)])
+        with self._step("circuits"):
+            judged = self._judged(best, direct, plans)
+        with self._step("comparison"):
+            comparison = writers(
+                self.model, self.prompts.split(Split.TEST), directions[0],
+                {e: j.circuit.components for e, j in judged.items()}, {e: j.random for e, j in judged.items()},
+            )  # fmt: skip
+        with self._step("tables"):
+            test = self.prompts.split(Split.TEST)
+            parts = [e.on(test).table for e in (sublayers, heads, *([verified] if verified else []), screen, direct)]
+            table = pd.concat(parts, ignore_index=True)
+        circuits = {e: j.circuit for e, j in judged.items()}
+        extra = {
+            "answers": {str(e): list(ids) for e, ids in heads.answers.items()},
+            "notices": list(dict.fromkeys((*heads.notices, *_shortfalls(circuits)))),
+            "screen": _agreement(screen, verified),
+        }
+        return self._write(best, table, directions, circuits, comparison.table, extra)
+
+    def _plans(self) -> Plans:
+        test = self.prompts.split(Split.TEST)
+        select = Plan.of(self.model, self.prompts.split(Split.SELECT), self.settings.ablation)
+        Plan.of(self.model, self.prompts.split(Split.FIT), self.settings.ablation)
+        return Plans(
+            select=select,
+            test=Plan.of(self.model, test, self.settings.ablation, readout=select.readout),
+            test_mean=Plan.of(self.model, test, Ablation.MEAN, readout=select.readout),
+        )
+
+    def _directions(self) -> list[Directions]:
+        readings = capture(self.model, self.prompts.split(Split.FIT))
+        estimators = [contrast, probe] if readings.neutral is None else [contrast, grand_mean, probe]
+        result = []
+        for done, estimator in enumerate(estimators):
+            self.watch(f"directions, {estimator.__name__}", done, len(estimators))
+            result.append(directions_from(self.model, readings, estimator))
+        return result
+
+    def _measured(
+        self, what: str, components: tuple[Component, ...], prompts: Prompts, method: Method
+    ) -> Effects | Any:
+        """Effects measured in shards that survive a kill; None for no components."""
+        if not components:
+            return None
+        size = _SHARD if method is Method.EXACT else len(components)
+        shards = [components[i : i + size] for i in range(0, len(components), size)]
+        parts = []
+        for number, shard in enumerate(shards):
+            key = {"what": "effects", "method": str(method), "components": [c.name for c in shard]}
+            stored = self.writer.part(key)
+            if stored is None:
+                done = number * size
+
+                def step(i: int, n: int, done: int = done, shard: tuple[Component, ...] = shard) -> None:
+                    self.watch(what, done + i * len(shard) // n, len(components))
+
+                effects = measure(
+                    self.model, prompts, shard, method=method,
+                    ablation=self.settings.ablation, positions=self.settings.positions, progress=step,
+                )  # fmt: skip
+                self.writer.keep(key, {"values": effects.values, "clean": effects.clean})
+            else:
+                effects = self._restored(shard, prompts, method, stored)
+            parts.append(effects)
+        return joined(parts)
+
+    def _restored(
+        self, components: tuple[Component, ...], prompts: Prompts, method: Method, stored: dict[str, Any]
+    ) -> Effects:
+        # Answers and notices are cheap and belong to the model, not to the shard.
+        answers = Plan.of(self.model, prompts, self.settings.ablation).readout.answers
+        return Effects(
+            components=components, prompts=prompts, values=stored["values"], clean=stored["clean"],
+            methods=(method,) * len(components), ablation=Ablation(self.settings.ablation),
+            positions=Positions(self.settings.positions), answers=answers.ids, notices=answers.notices,
+        )  # fmt: skip
+
+    def _top(self, screen: Effects) -> tuple[Component, ...]:
+        """The strongest neurons of each emotion by gradient on ``select``, in stream order."""
+        scored = screen.on(self.prompts.split(Split.SELECT))
+        chosen: set[Component] = set()
+        for e in EMOTIONS:
+            mean = scored.by_scenario(e).mean(0)
+            top = np.argsort(-np.abs(mean), kind="stable")[: self.settings.verify]
+            chosen |= {scored.components[i] for i in top if abs(mean[i]) > scored.resolution}
+        return tuple(sorted(chosen))
+
+    def _judged(self, best: Effects, direct: Effects, plans: Plans) -> dict[Emotion, Judged]:
+        result = {}
+        for done, e in enumerate(EMOTIONS):
+            self.watch(f"circuit of {e}", done, len(EMOTIONS))
+            result[e] = judge(self.model, self.prompts, e, best, direct, self.settings, plans)
+        return result
+
+    def _write(
+        self,
+        best: Effects,
+        table: pd.DataFrame,
+        directions: list[Directions],
+        circuits: dict[Emotion, Circuit],
+        comparison: pd.DataFrame,
+        extra: dict[str, Any],
+    ) -> Run:
+        self.watch("writing", 0, 1)
+        writer = self.writer
+        writer.table("effects.parquet", table)
+        writer.tensors(
+            "effects.safetensors",
+            {"values": best.values, "clean": best.clean},
+            {
+                "components": [c.name for c in best.components],
+                "methods": [str(m) for m in best.methods],
+                "prompts": list(best.prompts.ids),
+                "emotions": [str(e) for e in EMOTIONS],
+                "unit": best.unit,
+            },
+        )
+        arrays = {
+            f"{d.estimator}.{name}": getattr(d, name).astype(np.float32)
+            for d in directions
+            for name in ("vectors", "norms", "split_half")
+        }
+        about = {
+            "states": [s.name for s in self.model.states],
+            "emotions": [str(e) for e in EMOTIONS],
+            "n": directions[0].n,
+        }
+        writer.tensors("directions.safetensors", arrays, {**about, "model": directions[0].model, "split": "fit"})
+        for e, circuit in circuits.items():
+            writer.json(f"circuits/{e}.json", circuit.to_json())
+            writer.graphml(f"circuits/{e}.graphml", circuit)
+        writer.table("comparison.parquet", comparison)
+        rows = [{"id": r.id, "scenario": r.scenario, "emotion": str(r.emotion), "split": str(r.split), "text": r.text}
+                for r in self.prompts.rows]  # fmt: skip
+        writer.text("prompts.jsonl", "".join(jsontext.canonical(row) + "\n" for row in rows))
+        seconds = {name: round(value, 3) for name, value in self.times.items()}
+        manifest = {**_about(self.model, self.prompts, self.settings), **extra, "seconds": seconds}
+        writer.text("report.html", report(manifest, circuits, table, comparison, directions))
+        return writer.finish({**extra, "seconds": seconds, "finished": datetime.now(UTC).isoformat(timespec="seconds")})
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        self.watch(name, 0, 1)
+        start = time.perf_counter()
+        yield
+        self.times[name] = time.perf_counter() - start
+        self.watch(name, 1, 1)
+
+
+def _best(screen: Effects, verified: Effects | None) -> list[Effects]:
+    """Neurons: the exact effect where there is one, the gradient elsewhere."""
+    if verified is None:
+        return [screen]
+    exact = set(verified.components)
+    rest = [c for c in screen.components if c not in exact]
+    return [verified, screen.of(rest)] if rest else [verified]
+
+
+def _agreement(screen: Effects, verified: Effects | None) -> dict[str, Any]:
+    """How well the gradient agrees with the exact effect on the verified neurons, over scenario means on all emotions."""
+    if verified is None or len(verified.components) < 3:
+        return {"verified": 0 if verified is None else len(verified.components)}
+    exact = np.concatenate([verified.by_scenario(e).mean(0) for e in EMOTIONS])
+    same = screen.of(verified.components)
+    gradient = np.concatenate([same.by_scenario(e).mean(0) for e in EMOTIONS])
+    return {
+        "verified": len(verified.components),
+        "neurons": len(screen.components),
+        "pearson": float(np.corrcoef(exact, gradient)[0, 1]),
+        "spearman": float(spearmanr(exact, gradient).statistic),
+    }
+
+
+def _shortfalls(circuits: dict[Emotion, Circuit]) -> list[str]:
+    """What a reader must not overlook."""
+    notices = []
+    for e, circuit in circuits.items():
+        if "undefined" in circuit.judgement:
+            notices.append(f"{e}: no circuit: {circuit.judgement['undefined']}")
+        elif not circuit.judgement["reached"]:
+            notices.append(f"{e}: no circuit of significant components reaches the target faithfulness; best one shown")
+    return notices
+
+
+def _about(model: Model, prompts: Prompts, settings: Settings) -> dict[str, Any]:
+    kinds = {Kind.HEAD: model.n_heads, Kind.NEURON: model.d_mlp}
+    return {
+        "model": {
+            "name": model.name, "fingerprint": model.fingerprint, "layers": model.n_layers, "d_model": model.d_model,
+            "heads": kinds[Kind.HEAD], "neurons": kinds[Kind.NEURON], "dtype": str(model.dtype), "device": str(model.device),
+            "sequential": model.capabilities.sequential, "post_norms": model.capabilities.post_norms,
+            "gated": model.capabilities.gated, "worst_law": max((law.error for law in model.capabilities.laws), default=0.0),
+        },
+        "prompts": {
+            "name": prompts.name, "fingerprint": prompts.fingerprint, "rows": len(prompts),
+            "lexical": str(prompts.lexical) if prompts.lexical else "undeclared",
+            "scenarios": {str(s): prompts.split(s).n_scenarios for s in Split}, "declared_splits": prompts.declared_splits,
+        },
+        "settings": settings.as_dict(),
+        "versions": _versions(),
+        "machine": {"python": platform.python_version(), "system": platform.system(), "processors": os.cpu_count() or 0},
+    }  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    from circuits import __version__
+
+    return {name: __version__ if name == "emotion-circuits" else version(name) for name in _PACKAGES}
+
+
+def _slug(thing: Model | Prompts) -> str:
+    name = re.sub(r"[^A-Za-z0-9]+", "-", Path(thing.name).name).strip("-").lower()[:40]
+    if not name:
+        raise RunError(f"no directory name can be made of {thing.name!r}; give one with --out")
+    return name
