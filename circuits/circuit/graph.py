@@ -83,7 +83,7 @@ class Circuit:
         ``high``, ``q``, ``direct`` [logits], ``verified``. Edge attributes: ``weight``, ``low``, ``high`` [logits], ``kind``.
         """
         plain = {k: v for k, v in self.judgement.items() if isinstance(v, str | int | float | bool)}
-        graph = nx.DiGraph(emotion=str(self.emotion), unit="logits", **plain)
+        graph = nx.DiGraph(**{"unit": "logits", **plain, "emotion": str(self.emotion)})
         graph.add_node(EMBED, role="source", kind="embed", layer=-1, half="embed")
         for node in self.nodes:
             c = node.component
