@@ -122,9 +122,8 @@ def _accuracy(effects: Effects, e: Emotion) -> dict[str, float]:
 
 
 def _nodes(components: tuple[Component, ...], e: Emotion, effects: Effects, direct: Effects) -> tuple[Node, ...]:
+    # They were chosen on other scenarios, so on these only the chosen ones are tested: q adjusts over them alone.
     summary = effects.of(components).summary(e)
-    full = effects.summary(e)
-    q = {c: full.q[i] for i, c in enumerate(effects.components)}
     straight = direct.of(components).summary(e).mean
     methods = effects.of(components).methods
     return tuple(
@@ -133,7 +132,7 @@ def _nodes(components: tuple[Component, ...], e: Emotion, effects: Effects, dire
             effect=float(summary.mean[i]),
             low=float(summary.low[i]),
             high=float(summary.high[i]),
-            q=float(q[c]),
+            q=float(summary.q[i]),
             verified=methods[i] is Method.EXACT,
             direct=float(straight[i]),
         )

@@ -99,24 +99,27 @@ def probe(readings: Readings) -> Array:
     The strength C is the one of .01, .1, 1 with the best accuracy in cross-validation grouped by scenario.
     """
     from sklearn.model_selection import GroupKFold, cross_val_score
+    from threadpoolctl import threadpool_limits
 
     labels, scenarios = readings.prompts.emotions, readings.prompts.scenarios
     folds = min(_FOLDS, len(np.unique(scenarios)))
     if folds < 2:
         raise DirectionError(f"{readings.prompts.name!r} has one scenario; a probe needs two or more")
     vectors = np.zeros((len(EMOTIONS), readings.values.shape[1], readings.values.shape[2]))
-    for state in range(readings.values.shape[1]):
-        x = readings.values[:, state] - readings.values[:, state].mean(0)
-        spread = x.std(0)
-        if float(spread.max()) == 0:
-            continue
-        x = x / np.where(spread > 0, spread, 1)
-        scores = [
-            cross_val_score(_classifier(c), x, labels, groups=scenarios, cv=GroupKFold(folds)).mean()
-            for c in _STRENGTHS
-        ]
-        fitted = _classifier(_STRENGTHS[int(np.argmax(scores))]).fit(x, labels)
-        vectors[fitted.classes_, state] = np.where(spread > 0, fitted.coef_ / np.where(spread > 0, spread, 1), 0)
+    # The problems are small: several linear-algebra threads wait for each other ten times longer than they work.
+    with threadpool_limits(1):
+        for state in range(readings.values.shape[1]):
+            x = readings.values[:, state] - readings.values[:, state].mean(0)
+            spread = x.std(0)
+            if float(spread.max()) == 0:
+                continue
+            x = x / np.where(spread > 0, spread, 1)
+            scores = [
+                cross_val_score(_classifier(c), x, labels, groups=scenarios, cv=GroupKFold(folds)).mean()
+                for c in _STRENGTHS
+            ]
+            fitted = _classifier(_STRENGTHS[int(np.argmax(scores))]).fit(x, labels)
+            vectors[fitted.classes_, state] = np.where(spread > 0, fitted.coef_ / np.where(spread > 0, spread, 1), 0)
     return vectors
 
 

@@ -53,7 +53,7 @@ def bootstrap(values: Array, *, draws: int = 2000, seed: int = 0, level: float =
     return low, high
 
 
-def sign_flip(values: Array, *, draws: int = 9999, seed: int = 0, resolution: float = 0.0) -> Array:
+def sign_flip(values: Array, *, draws: int = 4999, seed: int = 0, resolution: float = 0.0) -> Array:
     """Two-sided p that the scenario means are symmetric about zero, by random sign flips.
 
     ``p = (1 + #{|flipped mean| ≥ |mean|}) / (1 + draws)``: exact under symmetry, never zero (Phipson & Smyth 2010).

@@ -24,7 +24,7 @@ from circuits import jsontext, shipped
 from circuits.errors import PromptError
 from circuits.prompts.emotions import EMOTIONS, Emotion, emotion
 
-__all__ = ["Lexical", "Prompt", "Prompts", "Split", "default_answers", "read_prompts"]
+__all__ = ["Lexical", "Prompt", "Prompts", "Split", "default_answers", "read_answers", "read_prompts"]
 
 _MAX_FILE = 256 * 2**20
 _MAX_LINE = 2**20
@@ -178,6 +178,19 @@ def default_answers() -> dict[Emotion, tuple[str, ...]]:
     """The shipped answer words of every emotion (``data/answers.json``)."""
     text = shipped.path("answers.json").read_text(encoding="utf-8")
     return _answers(jsontext.loads(text))
+
+
+def read_answers(path: str | Path) -> dict[Emotion, tuple[str, ...]]:
+    """Answer words from a JSON object of emotion to list of words.
+
+    Raises:
+        PromptError: the file is missing or is no such object.
+    """
+    try:
+        value = jsontext.loads(Path(path).read_bytes().decode("utf-8"))
+    except (OSError, ValueError) as error:
+        raise PromptError(f"answer words cannot be read from {path}: {error}") from None
+    return _answers(value)
 
 
 def read_prompts(path: str | Path) -> Prompts:
