@@ -41,7 +41,37 @@ _HOMES = {
     "validate_prompts": "circuits.prompts.validation",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = [
+    "EMOTIONS",
+    "Ablation",
+    "Circuit",
+    "CircuitsError",
+    "Component",
+    "Directions",
+    "Effects",
+    "Emotion",
+    "Method",
+    "Model",
+    "Planted",
+    "Positions",
+    "Prompts",
+    "Run",
+    "Settings",
+    "__version__",
+    "capture",
+    "contrast",
+    "discover",
+    "estimate_directions",
+    "figures",
+    "grand_mean",
+    "load",
+    "measure",
+    "open_run",
+    "planted",
+    "probe",
+    "read_prompts",
+    "validate_prompts",
+]
 
 if TYPE_CHECKING:
     from circuits.circuit.graph import Circuit

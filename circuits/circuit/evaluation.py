@@ -183,7 +183,7 @@ def matched_random(model: Model, components: Iterable[Component], rng: np.random
     counts: dict[tuple[Kind, int], int] = {}
     for c in components:
         counts[c.kind, c.layer] = counts.get((c.kind, c.layer), 0) + 1
-    drawn = []
+    drawn: list[Component] = []
     for (kind, layer), count in sorted(counts.items()):
         size = model.n_heads if kind is Kind.HEAD else model.d_mlp
         drawn.extend(Component(layer, kind, int(i)) for i in rng.choice(size, count, replace=False))

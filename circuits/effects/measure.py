@@ -127,7 +127,7 @@ def _all_at_once(
         kind, layer = wanted[members[0]].kind, wanted[members[0]].layer
         found = scores[kind][layer] if method is Method.GRADIENT else direct_effect(batch, kind, layer)
         index = [max(0, wanted[i].index) for i in members]
-        values[np.ix_(members, batch.rows)] = _numpy(found)[index]
+        values[np.ix_(np.array(members), batch.rows)] = _numpy(found)[index]
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -180,15 +180,17 @@ class Model:
     # -- weights ---------------------------------------------------------------------------------------------------
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        return self.bridge.blocks[layer].attn.W_O.detach()
+        weight: Tensor = self.bridge.blocks[layer].attn.W_O.detach()
+        return weight
 
     def W_out(self, layer: int) -> Float[Tensor, "neuron d_model"]:
-        return self.bridge.blocks[layer].mlp.W_out.detach()
+        weight: Tensor = self.bridge.blocks[layer].mlp.W_out.detach()
+        return weight
 
     def bias(self, layer: int, half: Half) -> Float[Tensor, " d_model"]:
         """``b_O`` or ``b_out``; zeros where the architecture has none."""
         block = self.bridge.blocks[layer]
-        value = block.attn.b_O if half is Half.ATTN else block.mlp.b_out
+        value: Tensor | None = block.attn.b_O if half is Half.ATTN else block.mlp.b_out
         if value is None:
             return torch.zeros(self.d_model, device=self.device, dtype=self.dtype)
         return value.detach().reshape(-1)

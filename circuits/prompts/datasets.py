@@ -169,7 +169,7 @@ class Prompts:
             raise PromptError(f"prompt set {self.name!r} has no rows in split {', '.join(sorted(wanted))}")
         return self.where(mask)
 
-    def with_answers(self, answers: Mapping[str, Sequence[str]]) -> Prompts:
+    def with_answers(self, answers: Mapping[Emotion, Sequence[str]] | Mapping[str, Sequence[str]]) -> Prompts:
         """The same rows judged by other answer words."""
         return replace(self, answers=_answers(answers))
 

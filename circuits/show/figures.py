@@ -7,6 +7,7 @@ hollow ones first-order estimates. Intervals are drawn wherever a number is.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -175,14 +176,14 @@ def sublayers(table: pd.DataFrame) -> go.Figure:
     bound = float(np.abs(grid.to_numpy()).max()) or 1.0
     figure = go.Figure(
         go.Heatmap(
-            z=grid.to_numpy(), x=list(grid.columns), y=order, zmin=-bound, zmax=bound, colorscale="RdBu", texttemplate="%{z:.2f}",
-            colorbar={"title": "logits"}, hovertemplate="%{y} on %{x}: %{z:+.3f} logits<extra></extra>",
+            z=grid.to_numpy(), x=list(grid.columns), y=order, zmin=-bound, zmax=bound, colorscale="RdBu",
+            texttemplate="%{z:.2f}", colorbar={"title": "logits"}, hovertemplate="%{y} on %{x}: %{z:+.3f} logits<extra></extra>",
         )
     )  # fmt: skip
     return _styled(figure, "Total effect of each half-layer (exact)", height=max(320, 40 * len(order) + 120))
 
 
-def cosines(vectors: NDArray[np.float32], states: list[str], wanted: list[str]) -> go.Figure:
+def cosines(vectors: NDArray[np.floating[Any]], states: list[str], wanted: list[str]) -> go.Figure:
     """Cosines between the six directions [emotion, state, d_model] at some states; -0.2 is what six centred vectors have."""
     figure = make_subplots(rows=1, cols=len(wanted), subplot_titles=wanted, shared_yaxes=True, horizontal_spacing=0.02)
     names = [str(e) for e in EMOTIONS]

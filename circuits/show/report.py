@@ -24,7 +24,8 @@ __all__ = ["report"]
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 0 auto; padding: 16px; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; font-size: 13px; } td, th { padding: 3px 9px; text-align: right; border-bottom: 1px solid #eee; }
+table { border-collapse: collapse; font-size: 13px; } 
+td, th { padding: 3px 9px; text-align: right; border-bottom: 1px solid #eee; }
 td:first-child, th:first-child { text-align: left; } .wide { overflow-x: auto; } .note { color: #555; font-size: 13px; }
 .notice { background: #fff7e0; padding: 6px 12px; margin: 6px 0; } code { background: #f4f4f4; padding: 1px 4px; }
 @media print { .plotly-graph-div { break-inside: avoid; } }
@@ -158,8 +159,8 @@ def _methods(manifest: Mapping[str, Any]) -> str:
     agreement = ""
     if "pearson" in screen:
         agreement = (
-            f"<p>Neurons: gradient screen of {screen['neurons']}, {screen['verified']} of them measured exactly; on these the two "
-            f"agree with Pearson {screen['pearson']:.3f}, Spearman {screen['spearman']:.3f}.</p>"
+            f"<p>Neurons: gradient screen of {screen['neurons']}, {screen['verified']} of them measured exactly; on these "
+            f"the two agree with Pearson {screen['pearson']:.3f}, Spearman {screen['spearman']:.3f}.</p>"
         )
     return (
         "<h2>Methods</h2><p>Directions on the fit split, circuits chosen on select, every number above from test. Heads and "

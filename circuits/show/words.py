@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from circuits.circuit.graph import Circuit
 from circuits.model.sites import Kind
 
 __all__ = ["in_words", "percent"]
 
 
-def percent(value: float | None) -> str:
+def percent(value: Any) -> str:
     """``0.8`` as ``80%``; a missing number as a dash."""
     return "–" if value is None or value != value else f"{100 * value:.0f}%"
 
