@@ -96,9 +96,10 @@ class Model:
         self.capabilities = capabilities
         cfg = bridge.cfg
         self.n_layers = int(cfg.n_layers)
-        self.n_heads = int(cfg.n_heads)
+        # Counted on the weights: configurations name these sizes differently, and some bridges guess.
+        self.n_heads = int(bridge.blocks[0].attn.W_O.shape[0])
+        self.d_mlp = int(bridge.blocks[0].mlp.W_out.shape[0])
         self.d_model = int(cfg.d_model)
-        self.d_mlp = int(cfg.d_mlp)
         self.n_ctx = int(cfg.n_ctx)
         self.vocab = int(cfg.d_vocab)
         parameter = next(bridge.parameters())

@@ -262,6 +262,9 @@ def _examined(bridge: Any, *, name: str, reference: torch.Tensor | None) -> Mode
                 )
         if getattr(block.mlp, "W_out", None) is None or block.mlp.W_out.dim() != 2:
             raise UnsupportedModelError(f"{name!r}: the MLP of layer {layer} has no single W_out; expected a dense MLP")
+        first = bridge.blocks[0]
+        if block.mlp.W_out.shape != first.mlp.W_out.shape or block.attn.W_O.shape != first.attn.W_O.shape:
+            raise UnsupportedModelError(f"{name!r}: layer {layer} has other sizes than layer 0; expected equal layers")
     bare = Capabilities(
         sequential="blocks.0.hook_resid_mid" in hooks,
         post_norms="blocks.0.ln1_post.hook_out" in hooks or "blocks.0.ln2_post.hook_out" in hooks,

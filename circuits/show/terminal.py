@@ -68,7 +68,7 @@ def show_run(run: Run, console: Console) -> None:
     for circuit in circuits.values():
         console.print(f"• {escape(in_words(circuit))}")
     table = Table(
-        title="strongest components: total effect [logits], 95% interval over scenarios; * first-order estimate"
+        title="strongest components: total effect in logits, 95% interval over scenarios; * first-order estimate"
     )
     table.add_column("emotion")
     for rank in range(_TOP):

@@ -103,7 +103,7 @@ NEUTRAL_CUES: tuple[str, ...] = (
 )  # fmt: skip
 
 # The name always comes after the cue: whoever reads on from left to right then knows the event by the time the name is read,
-# so that the name's own position can carry it. (With names first, the same small model stayed at chance for far longer.)
+# so that the name's own position can carry it. (With names first, binding came later.)
 # Roughly from short to long: a curriculum may begin with the first few.
 FRAMES: tuple[str, ...] = (
     "the {thing} {cue} near {name}",
