@@ -41,6 +41,8 @@ _HOMES = {
     "validate_prompts": "circuits.prompts.validation",
 }
 
+_MODULES = frozenset({"figures"})
+
 __all__ = [
     "EMOTIONS",
     "Ablation",
@@ -100,7 +102,7 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module 'circuits' has no attribute {name!r}; it has {', '.join(__all__)}")
     module = import_module(home)
-    value = module if home.rsplit(".", 1)[-1] == name else getattr(module, name)
+    value = module if name in _MODULES else getattr(module, name)
     globals()[name] = value
     return value
 

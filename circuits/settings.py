@@ -18,7 +18,7 @@ class Settings:
     Attributes:
         ablation: what an ablated activation is replaced by.
         positions: where it is replaced.
-        verify: neurons measured exactly per emotion, the strongest by gradient on ``select``.
+        verify: neurons measured exactly per emotion, the strongest by gradient on ``fit``.
         target: faithfulness on ``select`` a circuit must reach; the smallest such circuit is chosen.
         alpha: largest q-value (false discovery rate) of a component that may join a circuit.
         random_circuits: size- and layer-matched random circuits each circuit is judged beside.

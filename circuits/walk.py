@@ -116,9 +116,10 @@ class _Walk:
         with self._step("heads"):
             heads = self._measured("heads, exact", self.model.heads, measured, Method.EXACT)
         with self._step("neurons, gradient"):
-            screen = self._measured("neurons, gradient", self.model.neurons, measured, Method.GRADIENT)
+            everywhere = self._measured("neurons, gradient", self.model.neurons, self.prompts, Method.GRADIENT)
+            screen = everywhere.on(measured)
         with self._step("neurons, exact"):
-            verified = self._measured("top neurons, exact", self._top(screen), measured, Method.EXACT)
+            verified = self._measured("top neurons, exact", self._top(everywhere), measured, Method.EXACT)
         best = joined([heads, *_best(screen, verified)])
         with self._step("circuits"):
             judged = self._judged(best, direct, plans)
@@ -168,7 +169,12 @@ class _Walk:
         shards = [components[i : i + size] for i in range(0, len(components), size)]
         parts = []
         for number, shard in enumerate(shards):
-            key = {"what": "effects", "method": str(method), "components": [c.name for c in shard]}
+            key = {
+                "what": "effects",
+                "method": str(method),
+                "prompts": prompts.fingerprint,
+                "components": [c.name for c in shard],
+            }
             stored = self.writer.part(key)
             if stored is None:
                 done = number * size
@@ -198,8 +204,12 @@ class _Walk:
         )  # fmt: skip
 
     def _top(self, screen: Effects) -> tuple[Component, ...]:
-        """The strongest neurons of each emotion by gradient on ``select``, in stream order."""
-        scored = screen.on(self.prompts.split(Split.SELECT))
+        """The strongest neurons of each emotion by gradient on ``fit``, in stream order.
+
+        Screened where they are not tested: on ``select`` only the screened ones then count as tested, which leaves the
+        permutation test enough resolution among tens of thousands of neurons.
+        """
+        scored = screen.on(self.prompts.split(Split.FIT))
         chosen: set[Component] = set()
         for e in EMOTIONS:
             mean = scored.by_scenario(e).mean(0)

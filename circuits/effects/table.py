@@ -118,13 +118,15 @@ class Effects:
     def summary(self, e: Emotion) -> Summary:
         """Mean, interval, p and q over scenarios of every component's effect on ``e``.
 
-        The q-values adjust over the components of one kind: heads among heads, neurons among neurons.
+        The q-values adjust over components of one kind and method: heads among heads, neurons measured exactly (few, picked
+        on other texts) among themselves, first-order ones among themselves.
         """
         values = self.by_scenario(e)
         n = len(self.components)
         columns = {name: np.empty(n) for name in ("mean", "low", "high", "p", "q")}
-        for kind in dict.fromkeys(c.kind for c in self.components):
-            index = [i for i, c in enumerate(self.components) if c.kind is kind]
+        families = [(c.kind, m) for c, m in zip(self.components, self.methods, strict=True)]
+        for family in dict.fromkeys(families):
+            index = [i for i, f in enumerate(families) if f == family]
             part = summarise(values[:, index], seed=e.column, resolution=self.resolution)
             for name, column in columns.items():
                 column[index] = getattr(part, name)

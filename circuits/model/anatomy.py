@@ -210,10 +210,18 @@ class Model:
     def token_ids(self, text: str) -> list[int]:
         """Token ids of one text, with the special tokens this tokenizer itself puts in front, and none behind."""
         ids = list(self.tokenizer(text)["input_ids"])
-        end = self.tokenizer.eos_token_id
-        if len(ids) > 1 and end is not None and ids[-1] == end and not text.endswith(self.tokenizer.eos_token):
-            ids = ids[:-1]  # a closing token would become the read-out position
-        return ids
+        return ids[: len(ids) - self._closing]  # a closing token would become the read-out position
+
+    @cached_property
+    def _closing(self) -> int:
+        """How many special tokens the tokenizer itself puts behind a text."""
+        sample = "a b"
+        whole = list(self.tokenizer(sample)["input_ids"])
+        bare = list(self.tokenizer(sample, add_special_tokens=False)["input_ids"])
+        for before in range(len(whole) - len(bare) + 1):
+            if whole[before : before + len(bare)] == bare:
+                return len(whole) - before - len(bare)
+        return 0
 
     def encode(self, texts: Sequence[str], names: Sequence[str] | None = None) -> Tokens:
         """Right-padded ids of ``texts``; ``names`` (prompt ids) appear in errors.

@@ -9,6 +9,7 @@ valences is several comparisons (keying by scenario alone would overwrite all bu
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -200,9 +201,10 @@ def read_prompts(path: str | Path) -> Prompts:
         PromptError: the file is missing, not UTF-8, not JSON on some line (named), or a row is unusable.
     """
     location = Path(path)
-    if not location.exists() and str(path) in shipped.PROMPT_SETS:
+    # os.path answers False where pathlib raises, for a name too long to exist.
+    if not os.path.exists(location) and str(path) in shipped.PROMPT_SETS:
         location = shipped.path(f"{path}.jsonl")
-    if not location.is_file():
+    if not os.path.isfile(location):
         known = ", ".join(shipped.PROMPT_SETS)
         raise PromptError(f"no prompt file {str(path)!r}; expected a .jsonl file, or one of the shipped sets: {known}")
     if location.stat().st_size > _MAX_FILE:
@@ -282,12 +284,15 @@ def _row(where: str, raw: Mapping[str, object]) -> Prompt:
     text = {}
     for key in (*_REQUIRED, "valence", "neutral"):
         value = raw.get(key)
-        if value is None:
+        if value is None and key not in _REQUIRED:
             continue
         if not isinstance(value, str):
             raise PromptError(f"{where}: {key} is {value!r}; expected a string")
         if not value.strip() and key != "valence":
             raise PromptError(f"{where}: {key} is empty; expected text")
+        if any("\ud800" <= c <= "\udfff" for c in value):
+            # JSON can spell one (\\ud800); no tokenizer and no file can hold it.
+            raise PromptError(f"{where}: {key} holds half a surrogate pair; remove the broken character")
         text[key] = value
     if text["text"] != text["text"].rstrip():
         # A trailing space becomes a token of its own and the model is read after it, not after the last word.

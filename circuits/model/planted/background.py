@@ -11,7 +11,7 @@ Three sorts, all blind to the emotion features and unseen by the circuit:
   a spread but no mean, under ``mean_scenario`` by symmetry: the rows of a scenario could swap their chance words. That
   needs answers linear in every component, so noise neurons come in pairs relu(x) w and relu(-x)(-w) = x w together.
   Zero ablation of one half of a pair leaves its constant share behind: there the mean is not zero. Means of noise
-  heads are as good as normal over 24 scenarios; those of noise neurons, whose activity is one-sided, have heavier tails
+  heads are as good as normal over 24 scenarios or more; those of noise neurons, whose activity is one-sided, have heavier tails
   (about 6% instead of 5% of t statistics beyond the two-sided 5% points).
 """
 

@@ -28,7 +28,7 @@ class PlantedSize(StrEnum):
     """How large a planted model and its prompt set are."""
 
     SMALL = "small"
-    """3 layers of 4 heads and 24 neurons (84 components), 24 scenarios: exact sweeps take seconds."""
+    """3 layers of 4 heads and 24 neurons (84 components), 48 scenarios: exact sweeps take seconds."""
     MEDIUM = "medium"
     """6 layers of 8 heads and 96 neurons (624 components), 60 scenarios: screening begins to pay."""
 
@@ -53,7 +53,7 @@ class Dims:
     def of(cls, size: PlantedSize) -> Dims:
         match size:
             case PlantedSize.SMALL:
-                return cls(n_layers=3, n_heads=4, d_head=16, d_mlp=24, n_scenarios=24, n_cues=4)
+                return cls(n_layers=3, n_heads=4, d_head=16, d_mlp=24, n_scenarios=48, n_cues=4)
             case PlantedSize.MEDIUM:
                 return cls(n_layers=6, n_heads=8, d_head=16, d_mlp=96, n_scenarios=60, n_cues=6)
 
