@@ -290,7 +290,7 @@ def _row(where: str, raw: Mapping[str, object]) -> Prompt:
             raise PromptError(f"{where}: {key} is {value!r}; expected a string")
         if not value.strip() and key != "valence":
             raise PromptError(f"{where}: {key} is empty; expected text")
-        if any("\ud800" <= c <= "\udfff" for c in value):
+        if _broken(value):
             # JSON can spell one (\\ud800); no tokenizer and no file can hold it.
             raise PromptError(f"{where}: {key} holds half a surrogate pair; remove the broken character")
         text[key] = value
@@ -335,6 +335,8 @@ def _answers(words: object) -> dict[Emotion, tuple[str, ...]]:
         if not isinstance(found, list | tuple) or not found or not all(isinstance(w, str) and w.strip() for w in found):
             raise PromptError(f"answer words for {e} are {found!r}; expected a non-empty list of words")
         result[e] = tuple(w.strip() for w in found)
+        if any(_broken(w) for w in found):
+            raise PromptError(f"answer words for {e} hold half a surrogate pair; remove the broken character")
     unknown = set(words) - set(EMOTIONS)
     if unknown:
         raise PromptError(f"answers name {sorted(unknown)}; expected only {', '.join(EMOTIONS)}")
@@ -342,6 +344,10 @@ def _answers(words: object) -> dict[Emotion, tuple[str, ...]]:
     if repeated:
         raise PromptError(f"the answer word {repeated[0]!r} is listed twice; expected each word under one emotion")
     return result
+
+
+def _broken(text: str) -> bool:
+    return any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _numbered(keys: Sequence[object]) -> NDArray[np.int64]:

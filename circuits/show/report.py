@@ -19,12 +19,12 @@ from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.show import figures
 from circuits.show.words import in_words, percent
 
-__all__ = ["report"]
+__all__ = ["page", "report"]
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 0 auto; padding: 16px; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; font-size: 13px; } 
+table { border-collapse: collapse; font-size: 13px; }
 td, th { padding: 3px 9px; text-align: right; border-bottom: 1px solid #eee; }
 td:first-child, th:first-child { text-align: left; } .wide { overflow-x: auto; } .note { color: #555; font-size: 13px; }
 .notice { background: #fff7e0; padding: 6px 12px; margin: 6px 0; } code { background: #f4f4f4; padding: 1px 4px; }
@@ -76,6 +76,15 @@ def report(
     page.add(_reliability(directions))
     page.add(_methods(manifest))
     return page.html(f"Emotion circuits of {model['name']}")
+
+
+def page(title: str, parts: Sequence[go.Figure]) -> str:
+    """A self-contained page of figures alone, for experiments."""
+    result = _Page()
+    result.add(f"<h1>{escape(title)}</h1>")
+    for figure in parts:
+        result.figure(figure)
+    return result.html(title)
 
 
 class _Page:

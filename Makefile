@@ -1,0 +1,55 @@
+# Every target sets up what it needs. `make` alone lists the targets.
+# Override the first install with any pip requirement: make discover TORCH="torch==2.12.0"
+
+TORCH  ?= torch==2.13.0
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# A stamp for this very torch: asking for another one installs again, asking for the same costs nothing.
+STAMP  := $(VENV)/.ready-$(shell printf '%s' "$(TORCH)" | cksum | cut -d' ' -f1)
+
+export OMP_WAIT_POLICY = PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup discover onset geometry embedded-model test test-quick lint clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv and install everything into it
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it or give PYTHON=/path/to/python3" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+discover: $(STAMP) ## find the six circuits of the embedded model; ARGS="--model gpt2 --prompts situations" for another
+	@$(BIN)/python experiments/discover.py $(ARGS)
+
+onset: $(STAMP) ## where in the model is each emotion first decodable?
+	@$(BIN)/python experiments/onset.py $(ARGS)
+
+geometry: $(STAMP) ## how do the six directions lie to each other, layer by layer?
+	@$(BIN)/python experiments/geometry.py $(ARGS)
+
+embedded-model: $(STAMP) ## train the embedded model again (about 20 minutes on two idle cores)
+	@$(BIN)/python experiments/embedded_model.py $(ARGS)
+
+test: lint ## lint, types and all tests
+	@$(BIN)/python -m pytest
+
+test-quick: $(STAMP) ## the tests that take seconds
+	@$(BIN)/python -m pytest -q -m "not slow and not wheel"
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean: ## remove runs and caches (the environment stays)
+	rm -rf runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
