@@ -118,6 +118,10 @@ class Circuit:
             nodes = tuple(_node(n) for n in data["nodes"] if n["role"] == "component")
             known = {node.name for node in nodes} | {EMBED, str(e)}
             edges = tuple(_edge(item, known) for item in data["edges"])
+            if len({node.name for node in nodes}) < len(nodes):
+                raise RunError("a circuit file lists a node twice; expected each component once")
+            if not isinstance(data["judgement"], dict):
+                raise RunError(f"judgement is a {type(data['judgement']).__name__}; expected an object")
             return cls(e, nodes, edges, data["judgement"])
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"a circuit file is malformed: {type(error).__name__} {error}") from None
@@ -142,4 +146,7 @@ def _number(value: object, key: str) -> float:
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RunError(f"{key} is {value!r}; expected a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise RunError(f"{key} is too large for a number") from None

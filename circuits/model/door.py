@@ -85,6 +85,8 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ModelLoadError(f"device {name!r} cannot be used ({reason}); expected auto, cpu, cuda or cuda:N") from None
@@ -93,11 +95,12 @@ def _device(name: str) -> torch.device:
 
 def _locate(name: str) -> str:
     """A directory that can be read, or a hub name that can be reached; else an error within seconds."""
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name))
+    # os.path answers False where pathlib raises, for a name too long to exist.
+    if os.path.isdir(path):
         _require_files(path)
         return str(path)
-    looks_like_path = name.startswith((".", "/", "~", os.sep)) or name.count("/") > 1 or path.exists()
+    looks_like_path = name.startswith((".", "/", "~", os.sep)) or name.count("/") > 1 or os.path.exists(path)
     if looks_like_path:
         raise ModelLoadError(f"{name!r} is not a directory; expected one with config.json and *.safetensors")
     from huggingface_hub import constants, try_to_load_from_cache
@@ -192,6 +195,7 @@ def _original(name: str, location: str, device: torch.device, dtype: torch.dtype
             attn_implementation="eager",  # attention patterns must exist to be read
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # else the reason is only logged; refused below
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
@@ -200,6 +204,13 @@ def _original(name: str, location: str, device: torch.device, dtype: torch.dtype
     except Exception as error:  # the loaders raise whatever the file formats underneath raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelLoadError(f"the model {name!r} cannot be loaded: {reason}") from error
+    wrong = sorted(info["mismatched_keys"])
+    if wrong:
+        key, found, wanted = wrong[0]
+        raise ModelLoadError(
+            f"{name!r}: the weight {key} has shape {tuple(found)} but config.json asks for {tuple(wanted)}; "
+            "use the configuration that belongs to the weights"
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelLoadError(
@@ -243,7 +254,7 @@ def _wrapped(name: str, location: str, original: Any, tokenizer: Any, dtype: tor
 
 
 def _bridge_name(bridge: Any) -> str:
-    return str(getattr(bridge.cfg, "model_name", None) or type(bridge).__name__)
+    return str(getattr(getattr(bridge, "cfg", None), "model_name", None) or type(bridge).__name__)
 
 
 def _examined(bridge: Any, *, name: str, reference: torch.Tensor | None) -> Model:

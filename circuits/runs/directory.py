@@ -121,7 +121,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         RunError: no run there, an unfinished one, or one whose files are missing or altered.
     """
     directory = Path(path)
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # pathlib raises on a name too long to exist
         raise RunError(f"no run directory {str(path)!r}; make one with: circuits discover --out {path}")
     if not (directory / MANIFEST).is_file():
         raise RunError(f"{directory} is no run directory: it has no {MANIFEST}; make a run with circuits discover")
@@ -150,8 +150,11 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 
 
 def _digest(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}; restore it or run circuits discover again") from None
 
 
 class RunWriter:

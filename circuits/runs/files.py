@@ -28,6 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 _SUFFIX = ".writing"
+_LONGEST = 200
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
@@ -37,8 +38,8 @@ def inside(directory: Path, name: str) -> Path:
     Raises:
         RunError: the name is absolute, climbs, holds odd characters, or leads through a link out of the directory.
     """
-    if not _NAME.fullmatch(name) or ".." in name.split("/"):
-        raise RunError(f"the file name {name!r} is not allowed in a run; expected letters, digits, '.', '_' and '-'")
+    if len(name) > _LONGEST or not _NAME.fullmatch(name):
+        raise RunError(f"the file name {name[:_LONGEST]!r} is not allowed in a run; expected letters, digits, '.', '_' and '-'")
     path = directory / name
     if not path.resolve().is_relative_to(directory.resolve()):
         raise RunError(f"the file {name!r} lies outside its run directory {directory}")

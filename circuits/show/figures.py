@@ -177,7 +177,7 @@ def sublayers(table: pd.DataFrame) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=grid.to_numpy(), x=list(grid.columns), y=order, zmin=-bound, zmax=bound, colorscale="RdBu",
-            texttemplate="%{z:.2f}", colorbar={"title": "logits"}, hovertemplate="%{y} on %{x}: %{z:+.3f} logits<extra></extra>",
+            texttemplate="%{z:.2f}", colorbar={"title": "logits"}, hovertemplate="%{y}, %{x}: %{z:+.3f} logits<extra></extra>",
         )
     )  # fmt: skip
     return _styled(figure, "Total effect of each half-layer (exact)", height=max(320, 40 * len(order) + 120))
