@@ -63,7 +63,8 @@ def show_run(run: Run, console: Console) -> None:
     model, prompts = run.manifest["model"], run.manifest["prompts"]
     scenarios = ", ".join(f"{k} {v}" for k, v in prompts["scenarios"].items())
     console.print(f"[bold]{escape(model['name'])}[/] on [bold]{escape(prompts['name'])}[/] (scenarios: {scenarios})")
-    console.print(f"{escape(str(run.directory))}\n")
+    seconds = sum(run.manifest["seconds"].values())
+    console.print(f"{escape(str(run.directory))} ({seconds:.0f} s of measuring)\n")
     circuits = {e: run.circuit(e) for e in EMOTIONS}
     for circuit in circuits.values():
         console.print(f"• {escape(in_words(circuit))}")
