@@ -23,8 +23,8 @@ app = typer.Typer(
     help="Find the circuits that carry emotion inside a language model, judge them, and show them.\n\n"
     "Example: circuits discover --model embedded --prompts microstories",
 )
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
+_out = Console(highlight=False, emoji=False)
+_err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def _version(wanted: bool) -> None:
@@ -71,7 +71,7 @@ def discover(
     from circuits.settings import Settings
 
     settings = Settings(
-        ablation=ablation, positions=positions, verify=verify, target=target,  # type: ignore[arg-type]
+        ablation=ablation, positions=positions, verify=verify, target=target,
         random_circuits=random_circuits, seed=seed,
     )  # fmt: skip
     from circuits.prompts.datasets import read_answers, read_prompts
@@ -89,7 +89,9 @@ def discover(
     with watching(_err) as watch:
         run = walk(loaded, rows, settings, out, watch=watch)
     if not run.fresh:
-        _err.print(f"this run was finished before: {escape(str(run.directory))}")
+        from circuits.show.words import visible
+
+        _err.print(f"this run was finished before: {escape(visible(run.directory))}", soft_wrap=True)
     show_run(run, _out)
 
 
@@ -143,7 +145,9 @@ def main() -> None:
     except CircuitsError as error:
         if debug:
             raise
-        _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        from circuits.show.words import visible
+
+        _err.print(f"[red]error:[/] {escape(visible(error))}", soft_wrap=True)
         sys.exit(2)
 
 

@@ -29,8 +29,8 @@ class Settings:
         SettingsError: a value outside its range.
     """
 
-    ablation: Ablation = Ablation.MEAN_SCENARIO
-    positions: Positions = Positions.ALL
+    ablation: Ablation | str = Ablation.MEAN_SCENARIO
+    positions: Positions | str = Positions.ALL
     verify: int = 32
     target: float = 0.8
     alpha: float = 0.05

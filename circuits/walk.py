@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 
 from circuits import jsontext
 from circuits.circuit.graph import Circuit
-from circuits.circuit.judge import Judged, Plans, judge
+from circuits.circuit.judge import Plans, judge
 from circuits.compare.writers import writers
 from circuits.directions.estimators import contrast, directions_from, grand_mean, probe
 from circuits.directions.vectors import Directions
@@ -108,7 +108,7 @@ class _Walk:
             directions = self._directions()
         with self._step("direct effects"):
             direct = joined(
-                [measure(self.model, measured, kind, method="direct", ablation=self.settings.ablation)
+                [measure(self.model, measured, kind, method="direct", ablation=Ablation(self.settings.ablation))
                  for kind in ("heads", "neurons")]
             )  # fmt: skip
         with self._step("sublayers"):
@@ -122,7 +122,7 @@ class _Walk:
             verified = self._measured("top neurons, exact", self._top(everywhere), measured, Method.EXACT)
         best = joined([heads, *_best(screen, verified)])
         with self._step("circuits"):
-            judged = self._judged(best, direct, plans)
+            judged = judge(self.prompts, best, direct, self.settings, plans, self.watch)
         with self._step("comparison"):
             comparison = writers(
                 self.model, self.prompts.split(Split.TEST), directions[0],
@@ -142,11 +142,11 @@ class _Walk:
 
     def _plans(self) -> Plans:
         test = self.prompts.split(Split.TEST)
-        select = Plan.of(self.model, self.prompts.split(Split.SELECT), self.settings.ablation)
-        Plan.of(self.model, self.prompts.split(Split.FIT), self.settings.ablation)
+        select = Plan.of(self.model, self.prompts.split(Split.SELECT), Ablation(self.settings.ablation))
+        Plan.of(self.model, self.prompts.split(Split.FIT), Ablation(self.settings.ablation))
         return Plans(
             select=select,
-            test=Plan.of(self.model, test, self.settings.ablation, readout=select.readout),
+            test=Plan.of(self.model, test, Ablation(self.settings.ablation), readout=select.readout),
             test_mean=Plan.of(self.model, test, Ablation.MEAN, readout=select.readout),
         )
 
@@ -216,13 +216,6 @@ class _Walk:
             top = np.argsort(-np.abs(mean), kind="stable")[: self.settings.verify]
             chosen |= {scored.components[i] for i in top if abs(mean[i]) > scored.resolution}
         return tuple(sorted(chosen))
-
-    def _judged(self, best: Effects, direct: Effects, plans: Plans) -> dict[Emotion, Judged]:
-        result = {}
-        for done, e in enumerate(EMOTIONS):
-            self.watch(f"circuit of {e}", done, len(EMOTIONS))
-            result[e] = judge(self.model, self.prompts, e, best, direct, self.settings, plans)
-        return result
 
     def _write(
         self,

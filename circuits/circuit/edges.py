@@ -6,29 +6,25 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from circuits.circuit.evaluation import Bench
 from circuits.circuit.graph import Edge
-from circuits.effects.batch import Plan
-from circuits.effects.kinds import Positions
 from circuits.effects.paths import edge_scores
 from circuits.effects.statistics import MIN_SCENARIOS, bootstrap
 from circuits.model.sites import Component
-from circuits.prompts.emotions import Emotion
 
 __all__ = ["find_edges", "kept_edges"]
 
 
-def find_edges(
-    plan: Plan, nodes: tuple[Component, ...], e: Emotion, *, positions: Positions, threshold: float
-) -> tuple[Edge, ...]:
-    """Edges among ``embed``, ``nodes`` and the read-out, measured on the plan's prompts.
+def find_edges(bench: Bench, nodes: tuple[Component, ...], *, threshold: float) -> tuple[Edge, ...]:
+    """Edges among ``embed``, ``nodes`` and the read-out, measured on the bench's texts.
 
     ``threshold`` [logits]: smallest absolute score kept; an interval that includes zero is never kept.
     """
     if not nodes:
         return ()
-    scores = edge_scores(plan, nodes, e, positions)
-    rows = plan.prompts.emotions == e.column
-    return kept_edges(scores, plan.prompts.scenarios[rows], str(e), threshold=threshold)
+    scores = edge_scores(bench.model, bench.readout, bench.texts, nodes, bench.emotion)
+    scenarios = np.concatenate([piece.scenarios for piece in bench.texts])
+    return kept_edges(scores, scenarios, str(bench.emotion), threshold=threshold)
 
 
 def kept_edges(

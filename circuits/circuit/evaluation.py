@@ -7,7 +7,7 @@ changes what it judges: nothing here holds a reference to a circuit.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.effects.batch import Plan
-from circuits.effects.kinds import Ablation, Positions
+from circuits.effects.kinds import Positions
+from circuits.effects.own import OwnTexts, own_texts
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.errors import MeasurementError
-from circuits.model.anatomy import Model, Tokens
+from circuits.model.anatomy import Model
 from circuits.model.readout import Readout
 from circuits.model.running import Hook, final_stream, hook_name, hooked
 from circuits.model.sites import Component, Kind
-from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import Emotion
 
 __all__ = ["Bench", "Faithfulness", "matched_random"]
@@ -46,60 +46,28 @@ class Faithfulness:
     n: int
 
 
-@dataclass(frozen=True)
-class _Piece:
-    tokens: Tokens
-    where: Tensor
-    z: tuple[Tensor, ...]
-    post: tuple[Tensor, ...]
-    scenarios: NDArray[np.int64]
-
-
 class Bench:
-    """Texts of one emotion with the replacement values of their scenarios, on which many circuits can be run.
+    """Texts of one emotion on which many circuits can be run.
 
-    Replacement values need all six texts of a scenario, running a circuit only the emotion's own.
+    Attributes:
+        texts: the emotion's own texts with the replacement values of their scenarios.
+        whole, empty: the metric [logits] per scenario with everything kept and with nothing kept.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        prompts: Prompts,
-        e: Emotion,
-        *,
-        ablation: Ablation = Ablation.MEAN_SCENARIO,
-        positions: Positions = Positions.ALL,
-        readout: Readout | None = None,
-        plan: Plan | None = None,
-    ) -> None:
+    def __init__(self, model: Model, readout: Readout, e: Emotion, texts: Sequence[OwnTexts]) -> None:
+        if not texts:
+            raise MeasurementError(f"there are no prompts of {e}; expected at least one to judge a circuit on")
         self.model = model
+        self.readout = readout
         self.emotion = e
-        plan = plan or Plan.of(model, prompts, ablation, readout=readout)
-        self.readout = plan.readout
-        self._pieces: list[_Piece] = []
-        numbers = prompts.scenarios
-        for batch in plan.batches():
-            mine = np.flatnonzero(batch.prompts.emotions == e.column)
-            if not len(mine):
-                continue
-            index = torch.tensor(mine, device=model.device)
-            tokens = Tokens(batch.tokens.ids[index], batch.tokens.mask[index], batch.tokens.last[index])
-            self._pieces.append(
-                _Piece(
-                    tokens=tokens,
-                    where=batch.where(positions)[index],
-                    z=tuple(t[index] for t in batch.replaced.z),
-                    post=tuple(t[index] for t in batch.replaced.post),
-                    scenarios=numbers[batch.rows[mine]],
-                )
-            )
-        if not self._pieces:
-            raise MeasurementError(
-                f"{prompts.name!r} has no prompts of {e}; expected at least one to judge a circuit on"
-            )
+        self.texts = tuple(texts)
         self.whole = self.metric(None)
         self.empty = self.metric(())
-        self.runs = 2
+
+    @classmethod
+    def every(cls, plan: Plan, positions: Positions = Positions.ALL) -> dict[Emotion, Bench]:
+        """A bench for each emotion, from one pass over the plan's prompts."""
+        return {e: cls(plan.model, plan.readout, e, texts) for e, texts in own_texts(plan, positions).items()}
 
     @property
     def n(self) -> int:
@@ -113,7 +81,7 @@ class Bench:
         ``None`` keeps the whole model.
         """
         values, scenarios = [], []
-        for piece in self._pieces:
+        for piece in self.texts:
             changes = {} if kept is None else self._changes(piece, kept)
             with hooked(self.model, changes):
                 final = final_stream(self.model, piece.tokens)
@@ -159,7 +127,7 @@ class Bench:
             value, low, high, float(circuit.mean()), float(self.empty.mean()), float(self.whole.mean()), len(gap)
         )
 
-    def _changes(self, piece: _Piece, kept: Collection[Component]) -> dict[str, Hook]:
+    def _changes(self, piece: OwnTexts, kept: Collection[Component]) -> dict[str, Hook]:
         changes: dict[str, Hook] = {}
         for layer in range(self.model.n_layers):
             for kind, replaced in ((Kind.HEAD, piece.z[layer]), (Kind.NEURON, piece.post[layer])):

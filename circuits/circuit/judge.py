@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +11,19 @@ import numpy as np
 from circuits.circuit.edges import find_edges
 from circuits.circuit.evaluation import Bench, Faithfulness, matched_random
 from circuits.circuit.graph import Circuit, Node
-from circuits.circuit.selection import candidates, select
+from circuits.circuit.selection import Selection, candidates, select
 from circuits.effects.batch import Plan
-from circuits.effects.kinds import Ablation, Method
+from circuits.effects.kinds import Ablation, Method, Positions
 from circuits.effects.table import Effects
 from circuits.errors import MeasurementError
-from circuits.model.anatomy import Model
 from circuits.model.sites import Component
 from circuits.prompts.datasets import Prompts, Split
-from circuits.prompts.emotions import Emotion
+from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.settings import Settings
 
-__all__ = ["Judged", "judge"]
+__all__ = ["Judged", "Plans", "judge"]
+
+Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -32,47 +34,6 @@ class Judged:
     random: tuple[tuple[Component, ...], ...]
 
 
-def judge(
-    model: Model, prompts: Prompts, e: Emotion, effects: Effects, direct: Effects, settings: Settings, plans: Plans
-) -> Judged:
-    """Choose the circuit of ``e`` on ``select`` and report it on ``test``.
-
-    ``effects`` holds the best measurement of every head and neuron, ``direct`` their direct effects, both on ``select`` and
-    ``test``. Where the model does not tell the emotion apart, the circuit is empty and ``judgement["undefined"]`` says why.
-    """
-    chosen = prompts.split(Split.SELECT)
-    reported = prompts.split(Split.TEST)
-    ranked = candidates(effects.on(chosen), e, alpha=settings.alpha)
-    judgement: dict[str, Any] = {"candidates": len(ranked), "target": settings.target, "unit": "logits"}
-    judgement |= _accuracy(effects.on(reported), e)
-    bench = Bench(model, chosen, e, positions=settings.positions, plan=plans.select)
-    test = Bench(model, reported, e, positions=settings.positions, plan=plans.test)
-    judgement |= {"metric_whole": float(test.whole.mean()), "metric_empty": float(test.empty.mean())}
-    try:
-        selection = select(bench, ranked, target=settings.target)
-        test.ratio(test.whole)
-    except MeasurementError as error:
-        return Judged(Circuit(e, (), (), {**judgement, "size": 0, "reached": False, "undefined": str(error)}), ())
-    nodes = selection.components
-    judgement |= {
-        "size": len(nodes),
-        "reached": selection.reached,
-        "faithfulness_select_in_sample": selection.faithfulness,
-    }
-    if not nodes:
-        reason = f"no head or neuron supports {e} with q < {settings.alpha} on the select split"
-        return Judged(Circuit(e, (), (), {**judgement, "undefined": reason}), ())
-    rng = np.random.default_rng([settings.seed, e.column])
-    random = tuple(matched_random(model, nodes, rng) for _ in range(settings.random_circuits))
-    judgement |= _verdict(test, nodes, random)
-    if settings.ablation is not Ablation.MEAN:
-        judgement["mean_ablation"] = _mean_ablation(model, e, nodes, settings, plans)
-    threshold = settings.edge_share * (judgement["metric_whole"] - judgement["metric_empty"])
-    edges = find_edges(plans.test, nodes, e, positions=settings.positions, threshold=threshold)
-    judgement["edge_threshold"] = threshold
-    return Judged(Circuit(e, _nodes(nodes, e, effects.on(reported), direct.on(reported)), edges, judgement), random)
-
-
 @dataclass(frozen=True)
 class Plans:
     """The walks through ``select`` and ``test`` under the run's ablation, and through ``test`` under mean ablation."""
@@ -80,6 +41,91 @@ class Plans:
     select: Plan
     test: Plan
     test_mean: Plan
+
+
+def judge(
+    prompts: Prompts, effects: Effects, direct: Effects, settings: Settings, plans: Plans, watch: Watch
+) -> dict[Emotion, Judged]:
+    """Choose every emotion's circuit on ``select`` and report it on ``test``.
+
+    ``effects`` holds the best measurement of every head and neuron, ``direct`` their direct effects, both on ``select`` and
+    ``test``. Where the model does not tell an emotion apart, its circuit is empty and ``judgement["undefined"]`` says why.
+    """
+    chosen, reported = effects.on(prompts.split(Split.SELECT)), effects.on(prompts.split(Split.TEST))
+    judgements: dict[Emotion, dict[str, Any]] = {}
+    selections: dict[Emotion, Selection] = {}
+    steps, positions = 3 * len(EMOTIONS), Positions(settings.positions)
+    # One set of benches at a time: each holds replacement values for every layer.
+    for e, bench in Bench.every(plans.select, positions).items():
+        watch("circuits", len(selections), steps)
+        ranked = candidates(chosen, e, alpha=settings.alpha)
+        judgements[e] = {
+            "candidates": len(ranked),
+            "target": settings.target,
+            "unit": "logits",
+            **_accuracy(reported, e),
+        }
+        selections[e] = _selected(bench, ranked, settings, judgements[e])
+    result = {}
+    for e, bench in Bench.every(plans.test, positions).items():
+        watch("circuits", len(EMOTIONS) + e.column, steps)
+        result[e] = _reported(bench, selections[e].components, judgements[e], reported, direct, settings)
+    if settings.ablation is not Ablation.MEAN:
+        for e, bench in Bench.every(plans.test_mean, positions).items():
+            watch("circuits", 2 * len(EMOTIONS) + e.column, steps)
+            if result[e].circuit.nodes:
+                # A stricter question: with the data set's mean, machinery shared by all emotions goes as well.
+                judgements[e]["mean_ablation"] = _mean_ablation(bench, selections[e].components)
+    return result
+
+
+def _selected(bench: Bench, ranked: tuple[Component, ...], settings: Settings, judgement: dict[str, Any]) -> Selection:
+    nothing = Selection((), 0.0, False, len(ranked))
+    if not ranked:
+        judgement["undefined"] = (
+            f"no head or neuron supports {bench.emotion} with q < {settings.alpha} on the select split"
+        )
+        return nothing
+    try:
+        selection = select(bench, ranked, target=settings.target)
+    except MeasurementError as error:
+        judgement["undefined"] = str(error)
+        return nothing
+    judgement["faithfulness_select_in_sample"] = selection.faithfulness
+    judgement["reached"] = selection.reached
+    return selection
+
+
+def _reported(
+    bench: Bench,
+    nodes: tuple[Component, ...],
+    judgement: dict[str, Any],
+    effects: Effects,
+    direct: Effects,
+    settings: Settings,
+) -> Judged:
+    e = bench.emotion
+    judgement |= {
+        "size": len(nodes),
+        "metric_whole": float(bench.whole.mean()),
+        "metric_empty": float(bench.empty.mean()),
+    }
+    random: tuple[tuple[Component, ...], ...] = ()
+    if nodes:
+        rng = np.random.default_rng([settings.seed, e.column])
+        random = tuple(matched_random(bench.model, nodes, rng) for _ in range(settings.random_circuits))
+        try:
+            judgement |= _verdict(bench, nodes, random)
+        except MeasurementError as error:
+            judgement |= {"undefined": str(error), "size": 0, "reached": False}
+            nodes, random = (), ()
+    if not nodes:
+        judgement.setdefault("reached", False)
+        return Judged(Circuit(e, (), (), judgement), ())
+    threshold = settings.edge_share * (judgement["metric_whole"] - judgement["metric_empty"])
+    judgement["edge_threshold"] = threshold
+    edges = find_edges(bench, nodes, threshold=threshold)
+    return Judged(Circuit(e, _nodes(nodes, e, effects, direct.on(effects.prompts)), edges, judgement), random)
 
 
 def _verdict(test: Bench, nodes: tuple[Component, ...], random: tuple[tuple[Component, ...], ...]) -> dict[str, Any]:
@@ -99,15 +145,12 @@ def _verdict(test: Bench, nodes: tuple[Component, ...], random: tuple[tuple[Comp
     }
 
 
-def _mean_ablation(
-    model: Model, e: Emotion, nodes: tuple[Component, ...], settings: Settings, plans: Plans
-) -> dict[str, Any]:
-    """The same circuit judged with the data set's mean: a stricter question, since shared machinery goes too."""
+def _mean_ablation(bench: Bench, nodes: tuple[Component, ...]) -> dict[str, Any]:
     try:
-        found = Bench(model, plans.test_mean.prompts, e, positions=settings.positions, plan=plans.test_mean)
-        return _prefixed("faithfulness", found.faithfulness(nodes)) | {"n": found.n}
+        found = bench.faithfulness(nodes)
     except MeasurementError as error:
         return {"undefined": str(error)}
+    return _prefixed("faithfulness", found) | {"n": found.n}
 
 
 def _prefixed(name: str, f: Faithfulness) -> dict[str, float]:

@@ -18,10 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.effects.batch import Batch, Plan
-from circuits.effects.direct import direct_effect
-from circuits.effects.kinds import Positions
-from circuits.model.anatomy import Tokens
+from circuits.effects.own import OwnTexts
+from circuits.model.anatomy import Model
+from circuits.model.readout import Readout
 from circuits.model.running import Recording, record
 from circuits.model.sites import Component, Half, Kind
 from circuits.prompts.emotions import Emotion
@@ -34,23 +33,20 @@ EMBED = "embed"
 Scores = dict[tuple[str, str], np.ndarray]
 
 
-def edge_scores(plan: Plan, nodes: Sequence[Component], e: Emotion, positions: Positions) -> Scores:
+def edge_scores(
+    model: Model, readout: Readout, texts: Sequence[OwnTexts], nodes: Sequence[Component], e: Emotion
+) -> Scores:
     """First-order scores [logits] of every possible edge among ``embed``, ``nodes`` and the read-out of ``e``.
 
-    ``nodes`` are heads and neurons. Each value has one entry per prompt of emotion ``e``, in the order of the prompts.
+    ``nodes`` are heads and neurons, ``texts`` those of emotion ``e`` (:func:`circuits.effects.own.own_texts`). Each value
+    has one entry per text, in the order of the texts.
     """
     order = sorted(nodes, key=lambda c: (c.layer, c.half is Half.MLP, c.index))
-    rows: list[np.ndarray] = []
     parts: dict[tuple[str, str], list[np.ndarray]] = {}
-    for batch in plan.batches():
-        mine = np.flatnonzero(batch.prompts.emotions == e.column)
-        if not len(mine):
-            continue
-        rows.append(batch.rows[mine])
-        for edge, value in _batch_scores(batch, order, e, positions, torch.tensor(mine)).items():
+    for piece in texts:
+        for edge, value in _piece_scores(model, readout, piece, order, e).items():
             parts.setdefault(edge, []).append(value)
-    place = np.argsort(np.concatenate(rows)) if rows else np.array([], dtype=int)
-    return {edge: np.concatenate(values)[place] for edge, values in parts.items()}
+    return {edge: np.concatenate(values) for edge, values in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -67,21 +63,19 @@ class _Changes:
     factors: tuple[Tensor | None, ...]
 
 
-def _batch_scores(batch: Batch, order: list[Component], e: Emotion, positions: Positions, mine: Tensor) -> Scores:
-    mine = mine.to(batch.tokens.ids.device)
-    # Gradients are needed on the emotion's own texts only; the other five served to make the replacement values.
-    tokens = Tokens(batch.tokens.ids[mine], batch.tokens.mask[mine], batch.tokens.last[mine])
-    run = record(batch.model, tokens, grad=True)
+def _piece_scores(model: Model, readout: Readout, texts: OwnTexts, order: list[Component], e: Emotion) -> Scores:
+    run = record(model, texts.tokens, grad=True)
     leaves = {(c.kind, c.layer): run.streams.of(c.kind)[c.layer] for c in order}
-    metric = batch.readout(tokens.at_readout(run.final))[:, e.column].sum()
-    gradients = dict(zip(leaves, torch.autograd.grad(metric, list(leaves.values()), retain_graph=True), strict=True))
-    where = batch.where(positions)[mine]
+    metric = readout(texts.tokens.at_readout(run.final))[:, e.column]
+    gradients = dict(
+        zip(leaves, torch.autograd.grad(metric.sum(), list(leaves.values()), retain_graph=True), strict=True)
+    )
     heads = [c for c in order if c.kind is Kind.HEAD]
     neurons = [c for c in order if c.kind is Kind.NEURON]
-    changes = _changes(batch, heads, neurons, where, mine)
+    changes = _changes(model, texts, run, heads, neurons)
     scores: Scores = {}
     for receiver in order:
-        slope = _slope(batch, run, receiver, gradients[receiver.kind, receiver.layer])
+        slope = _slope(model, run, receiver, gradients[receiver.kind, receiver.layer])
         scores[EMBED, receiver.name] = torch.einsum("bpm,bpm->b", changes.embed, slope).cpu().numpy()
         # Both lists are in stream order, so what can reach the receiver is a leading part of each.
         some = sum(_precedes(c, receiver) for c in heads)
@@ -91,9 +85,8 @@ def _batch_scores(batch: Batch, order: list[Component], e: Emotion, positions: P
         some = sum(_precedes(c, receiver) for c in neurons)
         for sender, value in zip(neurons, _from_neurons(changes, some, slope), strict=False):
             scores[sender.name, receiver.name] = value
-    for kind, layer in leaves:
-        direct = direct_effect(batch, kind, layer)[:, mine, e.column].cpu().numpy()
-        scores |= {(c.name, str(e)): direct[c.index] for c in order if (c.kind, c.layer) == (kind, layer)}
+    for c, value in zip((*heads, *neurons), _direct(readout, texts, run, changes, e), strict=True):
+        scores[c.name, str(e)] = value
     return scores
 
 
@@ -104,38 +97,36 @@ def _precedes(sender: Component, receiver: Component) -> bool:
     return sender.half is Half.ATTN and receiver.half is Half.MLP
 
 
-def _slope(batch: Batch, run: Recording, receiver: Component, gradient: Tensor) -> Float[Tensor, "prompt pos d_model"]:
+def _slope(model: Model, run: Recording, receiver: Component, gradient: Tensor) -> Float[Tensor, "prompt pos d_model"]:
     """Gradient of the receiver's share of the metric with respect to the stream it reads, through its own half only."""
     activation = run.streams.of(receiver.kind)[receiver.layer]
     local = (activation[:, :, receiver.index] * gradient[:, :, receiver.index].detach()).sum()
-    after_attention = receiver.kind is Kind.NEURON and batch.model.capabilities.sequential
+    after_attention = receiver.kind is Kind.NEURON and model.capabilities.sequential
     source = run.mid[receiver.layer] if after_attention else run.pre[receiver.layer]
     (slope,) = torch.autograd.grad(local, source, retain_graph=True)
     return slope
 
 
 @torch.no_grad()
-def _changes(batch: Batch, heads: list[Component], neurons: list[Component], where: Tensor, mine: Tensor) -> _Changes:
-    def loss(c: Component) -> Tensor:
-        clean, replaced = batch.run.streams.of(c.kind)[c.layer], batch.replaced.of(c.kind)[c.layer]
-        return clean[mine, :, c.index] - replaced[mine, :, c.index]
-
-    embed = (batch.run.embed - batch.replaced_embed)[mine] * where[..., None]
-    written = [loss(c) @ batch.model.W_O(c.layer)[c.index] * where[..., None] for c in heads]
-    for i, c in enumerate(heads):
-        frozen = batch.run.post_norm.get((c.layer, Half.ATTN))
-        if frozen is not None:
-            written[i] = written[i] * frozen[mine]
+def _changes(
+    model: Model, texts: OwnTexts, run: Recording, heads: list[Component], neurons: list[Component]
+) -> _Changes:
+    z, post = texts.losses(run)
+    embed = (run.embed - texts.embed) * texts.where[..., None]
+    written = []
+    for c in heads:
+        write = z[c.layer][:, :, c.index] @ model.W_O(c.layer)[c.index]
+        frozen = run.post_norm.get((c.layer, Half.ATTN))
+        written.append(write if frozen is None else write * frozen)
     nothing = embed.new_zeros(0, *embed.shape)
-    amounts = [loss(c) * where for c in neurons]
-    vectors = [batch.model.W_out(c.layer)[c.index] for c in neurons]
-    factors = tuple(batch.run.post_norm.get((c.layer, Half.MLP)) for c in neurons)
+    amounts = [post[c.layer][..., c.index] for c in neurons]
+    vectors = [model.W_out(c.layer)[c.index] for c in neurons]
     return _Changes(
         embed=embed,
         heads=torch.stack(written) if written else nothing,
         amounts=torch.stack(amounts) if amounts else nothing[..., 0],
         writes=torch.stack(vectors) if vectors else embed.new_zeros(0, embed.shape[-1]),
-        factors=tuple(None if f is None else f[mine] for f in factors),
+        factors=tuple(run.post_norm.get((c.layer, Half.MLP)) for c in neurons),
     )
 
 
@@ -143,14 +134,24 @@ def _changes(batch: Batch, heads: list[Component], neurons: list[Component], whe
 def _from_neurons(changes: _Changes, some: int, slope: Tensor) -> np.ndarray:
     """Scores [sender, prompt] of the first ``some`` neurons: their amounts times the slope along their write vectors."""
     if some and changes.factors[0] is not None:
-        along = torch.stack(
-            [
-                (slope * f) @ w
-                for f, w in zip(changes.factors[:some], changes.writes[:some], strict=True)
-                if f is not None
-            ]
-        )
-        values: np.ndarray = (changes.amounts[:some] * along).sum(2).cpu().numpy()
-        return values
-    along = torch.einsum("bpm,sm->sbp", slope, changes.writes[:some])
-    return (changes.amounts[:some] * along).sum(2).cpu().numpy()
+        pairs = zip(changes.factors[:some], changes.writes[:some], strict=True)
+        along = torch.stack([(slope * f) @ w for f, w in pairs if f is not None])
+    else:
+        along = torch.einsum("bpm,sm->sbp", slope, changes.writes[:some])
+    scores: np.ndarray = (changes.amounts[:some] * along).sum(2).cpu().numpy()
+    return scores
+
+
+@torch.no_grad()
+def _direct(readout: Readout, texts: OwnTexts, run: Recording, changes: _Changes, e: Emotion) -> np.ndarray:
+    """Direct effects [component, prompt] of the heads, then of the neurons: each write removed from the final stream."""
+    rows = torch.arange(len(texts.tokens), device=texts.where.device)
+    stream = texts.tokens.at_readout(run.final)
+    losses = changes.heads[:, rows, texts.tokens.last]
+    parts = changes.amounts[:, rows, texts.tokens.last][..., None] * changes.writes[:, None]
+    for i, frozen in enumerate(changes.factors):
+        if frozen is not None:
+            parts[i] = parts[i] * texts.tokens.at_readout(frozen)
+    removed = torch.cat([losses, parts])
+    found: np.ndarray = (readout(stream) - readout(stream - removed))[..., e.column].cpu().numpy()
+    return found

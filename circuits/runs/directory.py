@@ -179,10 +179,10 @@ class RunWriter:
         Raises:
             RunError: it is a file, cannot be written, holds something else, or another process is writing it.
         """
-        if directory.exists() and not directory.is_dir():
+        if os.path.exists(directory) and not directory.is_dir():
             raise RunError(f"the output directory {str(directory)!r} is a file; choose another --out")
         present = directory / MANIFEST
-        if present.is_file():
+        if os.path.isfile(present):
             found = files.read_json(present)
             theirs = found.get("key") if isinstance(found, dict) else None
             if theirs != key:
@@ -190,7 +190,9 @@ class RunWriter:
                     f"{directory} holds a run of another model, prompt set, setting or version; "
                     "choose another --out or remove it"
                 )
-        elif directory.is_dir() and any(p.name not in (".lock", "parts") for p in directory.iterdir()):
+        elif os.path.isdir(directory) and any(
+            p.name not in (".lock", "parts") and not files.temporary(p) for p in directory.iterdir()
+        ):
             raise RunError(f"{directory} is not empty and holds no run; choose an empty or new directory")
         try:
             directory.mkdir(parents=True, exist_ok=True)

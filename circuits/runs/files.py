@@ -18,12 +18,13 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pyarrow import ArrowException
 
 from circuits import jsontext
 from circuits.errors import RunError
 
 __all__ = [
-    "inside", "read_json", "read_table", "read_tensors", "sweep", "write_bytes", "write_graphml", "write_json",
+    "inside", "read_json", "read_table", "read_tensors", "sweep", "temporary", "write_bytes", "write_graphml", "write_json",
     "write_table", "write_tensors",
 ]  # fmt: skip
 
@@ -39,7 +40,9 @@ def inside(directory: Path, name: str) -> Path:
         RunError: the name is absolute, climbs, holds odd characters, or leads through a link out of the directory.
     """
     if len(name) > _LONGEST or not _NAME.fullmatch(name):
-        raise RunError(f"the file name {name[:_LONGEST]!r} is not allowed in a run; expected letters, digits, '.', '_' and '-'")
+        raise RunError(
+            f"the file name {name[:_LONGEST]!r} is not allowed in a run; expected letters, digits, '.', '_' and '-'"
+        )
     path = directory / name
     if not path.resolve().is_relative_to(directory.resolve()):
         raise RunError(f"the file {name!r} lies outside its run directory {directory}")
@@ -82,6 +85,11 @@ def sweep(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def temporary(path: Path) -> bool:
+    """Whether :func:`sweep` would remove this."""
+    return path.name.startswith(".") and path.name.endswith(_SUFFIX)
+
+
 def write_json(path: Path, value: object) -> None:
     """Readable JSON; NaN and infinity (a value that does not exist) become ``null``."""
     import json
@@ -113,7 +121,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         table = pd.read_parquet(path, engine="pyarrow")
     except FileNotFoundError:
         raise RunError(f"{path} is missing; run circuits discover again") from None
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArrowException) as error:
+        # The columns' own metadata is JSON that pandas reads without a check.
         raise RunError(f"{path} is not a readable parquet file: {error}; run circuits discover again") from None
     missing = [c for c in columns if c not in table.columns]
     if missing:
@@ -126,7 +135,12 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Map
     from safetensors.numpy import save
 
     plain = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    write_bytes(path, save(plain, metadata={k: jsontext.canonical(_plain(v)) for k, v in metadata.items()}))
+    data = save(plain, metadata={k: jsontext.canonical(_plain(v)) for k, v in metadata.items()})
+    # The library writes the metadata in random order; equal contents shall be equal bytes.
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = jsontext.canonical(jsontext.loads(data[8:start].decode("utf-8"))).encode("utf-8")
+    header += b" " * (-len(header) % 8)
+    write_bytes(path, len(header).to_bytes(8, "little") + header + data[start:])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

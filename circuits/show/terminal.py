@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from circuits.prompts.emotions import EMOTIONS
-from circuits.show.words import in_words, percent
+from circuits.show.words import in_words, percent, visible
 
 if TYPE_CHECKING:
     from circuits.model.anatomy import Model
@@ -25,6 +25,11 @@ __all__ = ["show_findings", "show_model", "show_run", "watching"]
 _TOP = 5
 
 
+def _text(value: object) -> str:
+    """Text from data, neither read as markup nor as terminal commands."""
+    return escape(visible(value))
+
+
 @contextmanager
 def watching(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """A watch for :func:`circuits.discover`: a bar with time left for each step; plain lines where there is no terminal."""
@@ -34,7 +39,7 @@ def watching(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         def line(what: str, done: int, total: int) -> None:
             if what not in seen:
                 seen.add(what)
-                console.print(escape(what))
+                console.print(_text(what))
 
         yield line
         return
@@ -52,7 +57,7 @@ def watching(console: Console) -> Iterator[Callable[[str, int, int], None]]:
             if what not in tasks:
                 for old in tasks.values():
                     progress.update(old, visible=False)
-                tasks[what] = progress.add_task(escape(what), total=total)
+                tasks[what] = progress.add_task(_text(what), total=total)
             progress.update(tasks[what], completed=done, total=total)
 
         yield bar
@@ -62,12 +67,14 @@ def show_run(run: Run, console: Console) -> None:
     """A run in one screen: model, six sentences, strongest components, who writes the directions, what to open."""
     model, prompts = run.manifest["model"], run.manifest["prompts"]
     scenarios = ", ".join(f"{k} {v}" for k, v in prompts["scenarios"].items())
-    console.print(f"[bold]{escape(model['name'])}[/] on [bold]{escape(prompts['name'])}[/] (scenarios: {scenarios})")
+    console.print(
+        f"[bold]{_text(model['name'])}[/] on [bold]{_text(prompts['name'])}[/] (scenarios: {_text(scenarios)})"
+    )
     seconds = sum(run.manifest["seconds"].values())
-    console.print(f"{escape(str(run.directory))} ({seconds:.0f} s of measuring)\n")
+    console.print(f"{_text(run.directory)} ({seconds:.0f} s of measuring)\n", soft_wrap=True)
     circuits = {e: run.circuit(e) for e in EMOTIONS}
     for circuit in circuits.values():
-        console.print(f"• {escape(in_words(circuit))}")
+        console.print(f"• {_text(in_words(circuit))}")
     table = Table(
         title="strongest components: total effect in logits, 95% interval over scenarios; * first-order estimate"
     )
@@ -81,8 +88,8 @@ def show_run(run: Run, console: Console) -> None:
     console.print(table)
     _show_writers(run, console)
     for notice in run.manifest["notices"]:
-        console.print(f"[yellow]note[/] {escape(str(notice))}")
-    console.print(f"\nopen {escape(str(run.report))}")
+        console.print(f"[yellow]note[/] {_text(notice)}")
+    console.print(f"\nopen {_text(run.report)}", soft_wrap=True)
 
 
 def _show_writers(run: Run, console: Console) -> None:
@@ -91,7 +98,7 @@ def _show_writers(run: Run, console: Console) -> None:
     if parts.empty:
         return
     last = str(parts["state"].iloc[-1])
-    table = Table(title=f"who writes the emotion direction at {last}: share of its projection, 95% interval")
+    table = Table(title=f"who writes the emotion direction at {_text(last)}: share of its projection, 95% interval")
     table.add_column("emotion")
     items = ["heads", "neurons", "rest", "circuit", "random circuits"]
     for item in items:
@@ -111,7 +118,7 @@ def _show_writers(run: Run, console: Console) -> None:
 
 def show_model(model: Model, console: Console) -> None:
     """Laws and capabilities of a model."""
-    console.print(escape(repr(model)))
+    console.print(_text(repr(model)))
     c = model.capabilities
     console.print(
         f"blocks: {'sequential' if c.sequential else 'parallel (post-attention is defined as resid_pre + attn_out)'}"
@@ -124,7 +131,7 @@ def show_model(model: Model, console: Console) -> None:
         table.add_column(head)
     for law in c.laws:
         table.add_row(
-            escape(law.name), f"{law.error:.1e}", f"{law.bound:.0e}", "holds" if law.holds else "[red]fails[/]"
+            _text(law.name), f"{law.error:.1e}", f"{law.bound:.0e}", "holds" if law.holds else "[red]fails[/]"
         )
     console.print(table)
 
@@ -132,10 +139,10 @@ def show_model(model: Model, console: Console) -> None:
 def show_findings(prompts: Prompts, findings: tuple[Finding, ...], console: Console) -> None:
     """What the validator says of a prompt set."""
     lexical = prompts.lexical or "lexical undeclared"
-    console.print(f"{escape(prompts.name)}: {len(prompts)} texts in {prompts.n_scenarios} scenarios, {lexical}")
+    console.print(f"{_text(prompts.name)}: {len(prompts)} texts in {prompts.n_scenarios} scenarios, {lexical}")
     for finding in findings:
         mark = "[red]fault[/]  " if finding.fault else "[yellow]warning[/]"
-        console.print(f"{mark} {escape(str(finding))}")
+        console.print(f"{mark} {_text(finding)}")
     if not findings:
         console.print(
             "nothing to mend: no duplicates, no emotion words, complete scenarios, balanced splits and lengths"

@@ -7,7 +7,12 @@ from typing import Any
 from circuits.circuit.graph import Circuit
 from circuits.model.sites import Kind
 
-__all__ = ["in_words", "percent"]
+__all__ = ["in_words", "percent", "visible"]
+
+
+def visible(text: object) -> str:
+    """``text`` with control characters spelled out: what comes from a file must not steer the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
 def percent(value: Any) -> str:

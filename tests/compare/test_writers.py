@@ -1,0 +1,179 @@
+"""Who writes the direction, from states and half-layer outputs read directly off the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ANSWERS, FAMILIES, tiny_rows
+from effects.naive import Naive
+
+from circuits.compare.table import COLUMNS
+from circuits.compare.writers import writers
+from circuits.directions.estimators import estimate_directions
+from circuits.directions.vectors import Directions
+from circuits.effects.kinds import Ablation, Positions
+from circuits.errors import DirectionError
+from circuits.model.anatomy import Model
+from circuits.model.sites import Component, State, head, neuron, states
+from circuits.prompts.datasets import Prompts
+from circuits.prompts.emotions import EMOTIONS
+
+OWN = (head(0, 1), neuron(0, 4), head(1, 3), neuron(2, 11))
+OTHERS = ((head(0, 0), neuron(0, 5), head(1, 2), neuron(2, 3)), (head(0, 2), neuron(0, 6), head(1, 0), neuron(2, 20)))
+
+
+@pytest.fixture(scope="module")
+def prompts() -> Prompts:
+    return Prompts.of(tiny_rows(6), name="six", answers=ANSWERS)
+
+
+@pytest.fixture(scope="module")
+def directions_of(model_of: Callable[[str], Model], prompts: Prompts) -> Callable[[str], Directions]:
+    made: dict[str, Directions] = {}
+
+    def get(family: str) -> Directions:
+        if family not in made:
+            made[family] = estimate_directions(model_of(family), prompts)
+        return made[family]
+
+    return get
+
+
+class Oracle:
+    """Centred projections by loops, from hooks on the full forward."""
+
+    def __init__(self, model: Model, prompts: Prompts) -> None:
+        self.naive = Naive(model, prompts)
+        self.prompts = prompts
+
+    def at_readout(self, tensor: torch.Tensor) -> np.ndarray:
+        return np.array([tensor[row, last].double().tolist() for row, last in enumerate(self.naive.last)])
+
+    def seen(self, place: str) -> np.ndarray:
+        return self.at_readout(self.naive.seen(place))
+
+    def state(self, state: State) -> np.ndarray:
+        block = f"blocks.{state.layer}"
+        if state.name.endswith("post"):
+            return self.seen(f"{block}.hook_resid_post")
+        if self.naive.model.capabilities.sequential:
+            return self.seen(f"{block}.hook_resid_mid")
+        return self.seen(f"{block}.hook_resid_pre") + self.seen(f"{block}.hook_attn_out")
+
+    def write(self, component: Component) -> np.ndarray:
+        """What zero ablation takes from the stream is what the component writes."""
+        return self.at_readout(self.naive.written(component, Ablation.ZERO, Positions.READOUT))
+
+    def own(self, e, values: np.ndarray) -> np.ndarray:
+        """Rows of ``e``, less the mean over their scenario's six texts."""
+        rows = [row for row, p in enumerate(self.prompts.rows) if p.emotion is e]
+        return np.array([values[row] - np.mean([values[i] for i in self.naive.rows_of(row)], 0) for row in rows])
+
+    def halves(self, state: State, half: str) -> np.ndarray:
+        """Sum of the outputs of one half up to a state."""
+        count = state.layer + 1 if half == "attn" or state.name.endswith("post") else state.layer
+        total = np.zeros_like(self.state(state))
+        for layer in range(count):
+            total = total + self.seen(f"blocks.{layer}.hook_{half}_out")
+        return total
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_parts_are_what_the_model_itself_writes_and_add_up(family, model_of, directions_of, prompts):
+    model, directions = model_of(family), directions_of(family)
+    oracle = Oracle(model, prompts)
+    table = writers(model, prompts, directions, dict.fromkeys(EMOTIONS, OWN)).table
+    table = table.set_index(["emotion", "state", "item"])
+    seen = 0
+    for e in EMOTIONS:
+        for state in states(3):
+            v = directions.vectors[e.column, states(3).index(state)]
+            whole = (oracle.own(e, oracle.state(state)) @ v).mean()
+            wanted = {
+                "heads": (oracle.own(e, oracle.halves(state, "attn")) @ v).mean(),
+                "neurons": (oracle.own(e, oracle.halves(state, "mlp")) @ v).mean(),
+                "rest": (oracle.own(e, oracle.seen("blocks.0.hook_resid_pre")) @ v).mean(),
+            }
+            for item, value in wanted.items():
+                row = table.loc[(str(e), state.name, item)]
+                assert row.contribution == pytest.approx(value, abs=2e-5 * max(1, abs(whole)))
+                assert row.share == pytest.approx(value / whole, abs=1e-4)
+                assert (row.role, row.unit, row.n) == ("part", "residual", 6)
+                seen += 1
+            parts = [table.loc[(str(e), state.name, item)] for item in wanted]
+            assert sum(p.contribution for p in parts) == pytest.approx(whole, abs=1e-4 * max(1, abs(whole)))
+            assert sum(p.share for p in parts) == pytest.approx(1, abs=1e-4)
+    assert seen == 6 * 6 * 3
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "neox", "gemma2"])
+def test_the_share_of_a_circuit_and_of_its_nodes_is_a_loop_over_them(family, model_of, directions_of, prompts):
+    model, directions, e = model_of(family), directions_of(family), EMOTIONS[2]
+    oracle = Oracle(model, prompts)
+    table = writers(model, prompts, directions, {e: OWN}, {e: OTHERS}).table
+    table = table[table.emotion == str(e)].set_index(["state", "item"])
+    for place, state in enumerate(states(3)):
+        v = directions.vectors[e.column, place]
+        whole = (oracle.own(e, oracle.state(state)) @ v).mean()
+
+        def before(c: Component, state: State = state) -> bool:
+            attention = c.kind == "head"
+            return c.layer < state.layer or (c.layer == state.layer and (attention or state.name.endswith("post")))
+
+        def projection(c: Component, v: np.ndarray = v) -> float:
+            return float((oracle.own(e, oracle.write(c)) @ v).mean())
+
+        total = sum(projection(c) for c in OWN if before(c))
+        assert table.loc[(state.name, "circuit")].contribution == pytest.approx(total, abs=2e-5 * max(1, abs(whole)))
+        assert table.loc[(state.name, "circuit")].share == pytest.approx(total / whole, abs=1e-4)
+        others = [sum(projection(c) for c in some if before(c)) for some in OTHERS]
+        row = table.loc[(state.name, "random circuits")]
+        assert row.contribution == pytest.approx(np.mean(others), abs=2e-5 * max(1, abs(whole)))
+        assert row.share == pytest.approx(np.mean(others) / whole, abs=1e-4)
+        assert (row.low, row.high) == pytest.approx(np.quantile(np.array(others) / whole, [0.025, 0.975]), abs=1e-4)
+        for c in OWN:
+            if not before(c):
+                assert (state.name, c.name) not in table.index
+                continue
+            write = oracle.own(e, oracle.write(c)).mean(0)
+            row = table.loc[(state.name, c.name)]
+            assert row.role == "node"
+            assert row.contribution == pytest.approx(write @ v, abs=2e-5 * max(1, abs(whole)))
+            assert row.cosine == pytest.approx(write @ v / np.linalg.norm(write), abs=1e-3)
+
+
+def test_the_table_has_its_columns_and_intervals_around_the_share(model_of, directions_of, prompts):
+    table = writers(model_of("llama"), prompts, directions_of("llama"), {EMOTIONS[0]: OWN}).table
+    assert list(table.columns) == list(COLUMNS)
+    assert (table.emotion == "anger").sum() > (table.emotion == "fear").sum()
+    known = table.dropna(subset=["low", "high"])
+    assert len(known) > 10
+    assert (known.low <= known.high).all()
+    inside = (known.low <= known.share + 1e-9) & (known.share <= known.high + 1e-9)
+    assert inside.all()
+    assert not table[table.role == "part"]["item"].isin(["random circuits"]).any()
+
+
+def test_too_few_scenarios_give_no_interval(model_of, directions_of, prompts):
+    part = prompts.where(prompts.scenarios < 3)
+    table = writers(model_of("llama"), part, directions_of("llama"), {}).table
+    assert table[["low", "high"]].isna().all(axis=None)
+    assert (table.n == 3).all()
+
+
+def test_directions_of_another_model_are_refused(model_of, directions_of, prompts):
+    with pytest.raises(DirectionError, match="estimated on another model"):
+        writers(model_of("gpt2"), prompts, directions_of("llama"), {})
+
+
+def test_states_without_a_direction_have_no_rows(model_of, directions_of, prompts):
+    directions = directions_of("gpt2")
+    norms = directions.norms.copy()
+    norms[0, :3] = 0
+    table = writers(model_of("gpt2"), prompts, replace(directions, norms=norms), {}).table
+    assert set(table[table.emotion == "anger"].state) == {"L1.post", "L2.mid", "L2.post"}
+    assert table[table.emotion == "fear"].state.nunique() == 6
