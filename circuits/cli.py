@@ -27,12 +27,13 @@ _out = Console(highlight=False, emoji=False)
 _err = Console(stderr=True, highlight=False, emoji=False)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         from circuits import __version__
 
         _out.print(__version__)
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -68,10 +69,11 @@ def discover(
 
     A killed walk resumes where it was; a finished one is shown again at once.
     """
-    from circuits.settings import Settings
+    from circuits.effects.kinds import Ablation, Positions
+    from circuits.settings import Settings, member
 
     settings = Settings(
-        ablation=ablation, positions=positions, verify=verify, target=target,
+        ablation=member(Ablation, ablation), positions=member(Positions, positions), verify=verify, target=target,
         random_circuits=random_circuits, seed=seed,
     )  # fmt: skip
     from circuits.prompts.datasets import read_answers, read_prompts

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from circuits.effects.kinds import Ablation, Positions
 from circuits.errors import SettingsError
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "member"]
+
+E = TypeVar("E", bound=StrEnum)
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Settings:
         SettingsError: a value outside its range.
     """
 
-    ablation: Ablation | str = Ablation.MEAN_SCENARIO
-    positions: Positions | str = Positions.ALL
+    ablation: Ablation = Ablation.MEAN_SCENARIO
+    positions: Positions = Positions.ALL
     verify: int = 32
     target: float = 0.8
     alpha: float = 0.05
@@ -39,20 +42,31 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, kind in (("ablation", Ablation), ("positions", Positions)):
-            try:
-                object.__setattr__(self, name, kind(getattr(self, name)))
-            except ValueError:
-                raise SettingsError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(kind)}") from None
+        object.__setattr__(self, "ablation", member(Ablation, self.ablation))
+        object.__setattr__(self, "positions", member(Positions, self.positions))
         ranges = {
             "verify": (0, 10**9), "target": (0.01, 2.0), "alpha": (0.0, 1.0),
             "random_circuits": (1, 10**6), "edge_share": (0.0, 1.0), "seed": (0, 2**32 - 1),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise SettingsError(f"{name} is {value!r}; expected a number from {low} to {high}")
+            whole = isinstance(high, int)
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
+                kind_of = "a whole number" if whole else "a number"
+                raise SettingsError(f"{name} is {value!r}; expected {kind_of} from {low} to {high}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for manifests and fingerprints."""
         return {k: str(v) if isinstance(v, str) else v for k, v in asdict(self).items()}
+
+
+def member(kind: type[E], value: str) -> E:
+    """The member of ``kind`` called ``value``.
+
+    Raises:
+        SettingsError: no such member.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        raise SettingsError(f"{kind.__name__.lower()} is {value!r}; expected one of {', '.join(kind)}") from None

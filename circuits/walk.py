@@ -196,7 +196,7 @@ class _Walk:
         self, components: tuple[Component, ...], prompts: Prompts, method: Method, stored: dict[str, Any]
     ) -> Effects:
         # Answers and notices are cheap and belong to the model, not to the shard.
-        answers = Plan.of(self.model, prompts, self.settings.ablation).readout.answers
+        answers = Plan.of(self.model, prompts, Ablation(self.settings.ablation)).readout.answers
         return Effects(
             components=components, prompts=prompts, values=stored["values"], clean=stored["clean"],
             methods=(method,) * len(components), ablation=Ablation(self.settings.ablation),

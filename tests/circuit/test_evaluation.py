@@ -103,6 +103,7 @@ def test_batches_and_second_tellings_do_not_matter(model_of, monkeypatch):
     bench = Bench(model, prompts, e)
     assert len(bench._pieces) == 5
     np.testing.assert_allclose(bench.metric(kept), whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(whole, naive, rtol=0, atol=2e-5)
     assert len(whole) == 5
 
 

@@ -143,7 +143,9 @@ def test_the_share_of_a_circuit_and_of_its_nodes_is_a_loop_over_them(family, mod
             row = table.loc[(state.name, c.name)]
             assert row.role == "node"
             assert row.contribution == pytest.approx(write @ v, abs=2e-5 * max(1, abs(whole)))
-            assert row.cosine == pytest.approx(write @ v / np.linalg.norm(write), abs=1e-3)
+            # In layer 0 of a parallel model an MLP reads the token alone, and that is the same in all six texts.
+            length = np.linalg.norm(write)
+            assert row.cosine == pytest.approx(write @ v / length if length > 1e-6 else 0, abs=1e-3)
 
 
 def test_the_table_has_its_columns_and_intervals_around_the_share(model_of, directions_of, prompts):
