@@ -25,7 +25,7 @@ class Settings:
         target: faithfulness on ``select`` a circuit must reach; the smallest such circuit is chosen.
         alpha: largest q-value (false discovery rate) of a component that may join a circuit.
         random_circuits: size- and layer-matched random circuits each circuit is judged beside.
-        edge_share: smallest edge kept, as a share of ``m(M) - m(∅)``.
+        edge_share: smallest edge kept, as a share of the emotion's strongest edge.
         seed: of everything random.
 
     Raises:
@@ -51,7 +51,11 @@ class Settings:
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             whole = isinstance(high, int)
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int if whole else int | float)
+                or not low <= value <= high
+            ):
                 kind_of = "a whole number" if whole else "a number"
                 raise SettingsError(f"{name} is {value!r}; expected {kind_of} from {low} to {high}")
 

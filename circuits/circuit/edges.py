@@ -15,24 +15,25 @@ from circuits.model.sites import Component
 __all__ = ["find_edges", "kept_edges"]
 
 
-def find_edges(bench: Bench, nodes: tuple[Component, ...], *, threshold: float) -> tuple[Edge, ...]:
+def find_edges(bench: Bench, nodes: tuple[Component, ...], *, share: float) -> tuple[Edge, ...]:
     """Edges among ``embed``, ``nodes`` and the read-out, measured on the bench's texts.
 
-    ``threshold`` [logits]: smallest absolute score kept; an interval that includes zero is never kept.
+    ``share`` is the smallest score kept, relative to the strongest one: first-order scores shrink where attention saturates, so
+    a bound in logits would cut the early layers off. An interval that includes zero is never kept.
     """
     if not nodes:
         return ()
     scores = edge_scores(bench.model, bench.readout, bench.texts, nodes, bench.emotion)
     scenarios = np.concatenate([piece.scenarios for piece in bench.texts])
-    return kept_edges(scores, scenarios, str(bench.emotion), threshold=threshold)
+    return kept_edges(scores, scenarios, str(bench.emotion), share=share)
 
 
 def kept_edges(
-    scores: Mapping[tuple[str, str], np.ndarray], scenarios: np.ndarray, readout: str, *, threshold: float
+    scores: Mapping[tuple[str, str], np.ndarray], scenarios: np.ndarray, readout: str, *, share: float
 ) -> tuple[Edge, ...]:
-    """Edges whose mean score reaches ``threshold`` with a 95% interval on one side of zero, strongest first.
+    """Edges whose mean score reaches ``share`` of the strongest, interval on one side of zero, strongest first.
 
-    With too few scenarios for an interval the threshold alone decides, and the interval is given as NaN.
+    With too few scenarios for an interval the size alone decides, and the interval is given as NaN.
     """
     names = list(scores)
     _, place = np.unique(scenarios, return_inverse=True)
@@ -41,7 +42,7 @@ def kept_edges(
     np.add.at(values, place, np.stack([scores[name] for name in names], 1).astype(np.float64))
     values /= count[:, None]
     mean = values.mean(0)
-    kept = np.abs(mean) >= threshold
+    kept = (np.abs(mean) >= share * np.abs(mean).max()) & (mean != 0)
     low, high = np.full(len(names), np.nan), np.full(len(names), np.nan)
     if len(count) >= MIN_SCENARIOS and kept.any():
         index = np.flatnonzero(kept)

@@ -122,9 +122,7 @@ def _reported(
     if not nodes:
         judgement.setdefault("reached", False)
         return Judged(Circuit(e, (), (), judgement), ())
-    threshold = settings.edge_share * (judgement["metric_whole"] - judgement["metric_empty"])
-    judgement["edge_threshold"] = threshold
-    edges = find_edges(bench, nodes, threshold=threshold)
+    edges = find_edges(bench, nodes, share=settings.edge_share)
     return Judged(Circuit(e, _nodes(nodes, e, effects, direct.on(effects.prompts)), edges, judgement), random)
 
 

@@ -73,24 +73,27 @@ class _Centred:
 
     @classmethod
     def of(cls, writes: Writes, prompts: Prompts) -> _Centred:
-        groups = torch.tensor(prompts.groups)
-        count = torch.bincount(groups).double()
-
-        def centre(tensor: torch.Tensor) -> torch.Tensor:
-            values = tensor.double().cpu()
-            total = torch.zeros(len(count), *values.shape[1:], dtype=torch.float64).index_add_(0, groups, values)
-            return values - (total / count.reshape(-1, *[1] * (values.dim() - 1)))[groups]
-
         return cls(
-            heads=centre(writes.heads),
+            heads=_centre(writes.heads, prompts),
             # Behind a post-norm the write is activation times a factor of the prompt: only their product can be centred.
-            activations=centre(writes.activations) if writes.factors is None else writes.activations.double().cpu(),
+            activations=_centre(writes.activations, prompts)
+            if writes.factors is None
+            else writes.activations.double().cpu(),
             factors=None if writes.factors is None else writes.factors.double().cpu(),
-            biases=centre(writes.biases),
-            embed=centre(writes.embed),
-            states=centre(writes.states),
+            biases=_centre(writes.biases, prompts),
+            embed=_centre(writes.embed, prompts),
+            states=_centre(writes.states, prompts),
             prompts=prompts,
         )
+
+
+def _centre(tensor: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+    """``tensor`` [prompt, ...] in float64 minus the mean over each prompt's group."""
+    groups = torch.tensor(prompts.groups)
+    count = torch.bincount(groups).double()
+    values = tensor.double().cpu()
+    total = torch.zeros(len(count), *values.shape[1:], dtype=torch.float64).index_add_(0, groups, values)
+    return values - (total / count.reshape(-1, *[1] * (values.dim() - 1)))[groups]
 
 
 def _contributions(model: Model, centred: _Centred, vector: Array, mine: torch.Tensor) -> tuple[Array, Array]:
@@ -102,10 +105,7 @@ def _contributions(model: Model, centred: _Centred, vector: Array, mine: torch.T
         neurons = centred.activations[mine] * (weights @ v)
     else:
         whole = centred.activations * torch.einsum("lnm,plm->pln", weights, centred.factors * v)
-        groups = torch.tensor(centred.prompts.groups)
-        total = torch.zeros(int(groups.max()) + 1, *whole.shape[1:], dtype=torch.float64).index_add_(0, groups, whole)
-        mean = total / torch.bincount(groups).double().reshape(-1, 1, 1)
-        neurons = (whole - mean[groups])[mine]
+        neurons = _centre(whole, centred.prompts)[mine]
     return heads.numpy(), neurons.numpy()
 
 
@@ -206,11 +206,12 @@ def _cosine(model: Model, centred: _Centred, c: Component, mine: torch.Tensor, v
     if c.kind is Kind.HEAD:
         write = centred.heads[mine, c.layer, c.index].mean(0).numpy()
     else:
-        amount = centred.activations[mine, c.layer, c.index]
+        amount = centred.activations[:, c.layer, c.index]
         weight = model.W_out(c.layer)[c.index].double().cpu()
         if centred.factors is not None:
-            write = (amount[:, None] * centred.factors[mine, c.layer] * weight).mean(0).numpy()
+            whole = amount[:, None] * centred.factors[:, c.layer] * weight
+            write = _centre(whole, centred.prompts)[mine].mean(0).numpy()
         else:
-            write = (amount.mean() * weight).numpy()
+            write = (amount[mine].mean() * weight).numpy()
     length = float(np.linalg.norm(write))
     return float(write @ vector) / length if length > 0 else 0.0

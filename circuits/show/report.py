@@ -174,7 +174,8 @@ def _methods(manifest: Mapping[str, Any]) -> str:
     return (
         "<h2>Methods</h2><p>Directions on the fit split, circuits chosen on select, every number above from test. Heads and "
         "half-layers are measured exactly. A circuit's faithfulness is (m(C) − m(∅)) / (m(M) − m(∅)), m the mean logit "
-        f"difference of the emotion over its texts, everything outside C ablated.</p>{agreement}"
+        "difference of the emotion over its texts, everything outside C ablated. Edges are first-order scores: they "
+        f"understate paths through saturated attention; edges into a read-out are exact.</p>{agreement}"
         f"<h3>Settings</h3><ul>{lines(manifest['settings'])}</ul>"
         f"<h3>Model and prompts</h3><ul>{lines(manifest['model'])}{lines(manifest['prompts'])}</ul>"
         f"<h3>Versions</h3><ul>{lines(manifest['versions'])}</ul>"
