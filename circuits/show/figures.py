@@ -58,7 +58,7 @@ def circuit_graph(circuit: Circuit, n_layers: int, *, most: int = _MAX_NODES) ->
     heaviest = max((abs(e.weight) for e in shown), default=1.0)
     # plotly has one width per trace: edges are drawn in a few classes of weight and sign.
     for sign, colour in ((1, _SUPPORTS), (-1, _OPPOSES)):
-        for low, high, width, strength in ((0.5, 1.01, 3.0, 0.75), (0.2, 0.5, 1.6, 0.5), (0.0, 0.2, 0.7, 0.22)):
+        for low, high, width, strength in ((0.5, 1.01, 3.0, 0.75), (0.2, 0.5, 1.6, 0.55), (0.0, 0.2, 0.8, 0.35)):
             lines = [e for e in shown if np.sign(e.weight) == sign and low <= abs(e.weight) / heaviest < high]
             if lines:
                 x = [v for e in lines for v in (place[e.source][0], place[e.target][0], None)]
