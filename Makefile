@@ -41,7 +41,7 @@ embedded-model: $(STAMP) ## train the embedded model again (about 20 minutes on 
 	@$(BIN)/python experiments/embedded_model.py $(ARGS)
 
 test: lint ## lint, types and all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-quick: $(STAMP) ## the tests that take seconds
 	@$(BIN)/python -m pytest -q -m "not slow and not wheel"

@@ -74,7 +74,7 @@ def discover(
         prompts.split(split)
     key = run_key(model, prompts, settings)
     place = Path(directory) if directory is not None else Path("runs") / f"{_slug(model)}-{_slug(prompts)}-{key[:8]}"
-    if place.is_dir() and (place / MANIFEST).is_file():
+    if os.path.isfile(place / MANIFEST):
         manifest = files.read_json(place / MANIFEST)
         if isinstance(manifest, dict) and manifest.get("key") == key and manifest.get("status") == "finished":
             return open_run(place)
@@ -111,11 +111,11 @@ class _Walk:
                 [measure(self.model, measured, kind, method="direct", ablation=Ablation(self.settings.ablation))
                  for kind in ("heads", "neurons")]
             )  # fmt: skip
-        with self._step("sublayers"):
+        with self._step("half-layers"):
             sublayers = self._measured("sublayers, exact", self.model.sublayers, measured, Method.EXACT)
         with self._step("heads"):
             heads = self._measured("heads, exact", self.model.heads, measured, Method.EXACT)
-        with self._step("neurons, gradient"):
+        with self._step("screen"):
             everywhere = self._measured("neurons, gradient", self.model.neurons, self.prompts, Method.GRADIENT)
             screen = everywhere.on(measured)
         with self._step("neurons, exact"):
@@ -269,7 +269,6 @@ class _Walk:
         start = time.perf_counter()
         yield
         self.times[name] = time.perf_counter() - start
-        self.watch(name, 1, 1)
 
 
 def _best(screen: Effects, verified: Effects | None) -> list[Effects]:

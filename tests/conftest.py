@@ -28,6 +28,8 @@ from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
 WORDS = "the a ran home saw lost found dog cat box red green old new Tom Mia and then it was in on felt Now I".split()
+torch.set_num_threads(1)  # tests run side by side, one to a core
+
 ANSWERS = {
     "anger": ["angry"], "disgust": ["disgusted"], "fear": ["afraid"],
     "happiness": ["happy"], "sadness": ["sad"], "surprise": ["surprised"],
@@ -39,7 +41,13 @@ SIZE = {"vocab_size": 80, "hidden_size": 16, "num_hidden_layers": 3, "num_attent
 def family_config(family: str) -> Any:
     """A tiny configuration of a stock architecture."""
     from transformers import (
-        Gemma2Config, GPT2Config, GPTNeoXConfig, LlamaConfig, MixtralConfig, OPTConfig, Qwen3Config,
+        Gemma2Config,
+        GPT2Config,
+        GPTNeoXConfig,
+        LlamaConfig,
+        MixtralConfig,
+        OPTConfig,
+        Qwen3Config,
     )  # fmt: skip
 
     common = {**SIZE, "max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

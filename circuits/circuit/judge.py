@@ -57,7 +57,7 @@ def judge(
     steps, positions = 3 * len(EMOTIONS), Positions(settings.positions)
     # One set of benches at a time: each holds replacement values for every layer.
     for e, bench in Bench.every(plans.select, positions).items():
-        watch("circuits", len(selections), steps)
+        watch("judging circuits", len(selections), steps)
         ranked = candidates(chosen, e, alpha=settings.alpha)
         judgements[e] = {
             "candidates": len(ranked),
@@ -68,11 +68,11 @@ def judge(
         selections[e] = _selected(bench, ranked, settings, judgements[e])
     result = {}
     for e, bench in Bench.every(plans.test, positions).items():
-        watch("circuits", len(EMOTIONS) + e.column, steps)
+        watch("judging circuits", len(EMOTIONS) + e.column, steps)
         result[e] = _reported(bench, selections[e].components, judgements[e], reported, direct, settings)
     if settings.ablation is not Ablation.MEAN:
         for e, bench in Bench.every(plans.test_mean, positions).items():
-            watch("circuits", 2 * len(EMOTIONS) + e.column, steps)
+            watch("judging circuits", 2 * len(EMOTIONS) + e.column, steps)
             if result[e].circuit.nodes:
                 # A stricter question: with the data set's mean, machinery shared by all emotions goes as well.
                 judgements[e]["mean_ablation"] = _mean_ablation(bench, selections[e].components)

@@ -119,7 +119,8 @@ def replaced_embedding(
     """
     if ablation is Ablation.ZERO:
         return torch.zeros_like(embed)
-    _require_complete(prompts)
+    if ablation is not Ablation.MEAN:
+        _require_complete(prompts)
     groups = torch.tensor(prompts.groups, device=embed.device)
     if ablation is Ablation.RESAMPLE:
         partners = torch.tensor(_partners(prompts), device=embed.device)
@@ -170,9 +171,12 @@ def _resampled(
     fallback = _spread(_group_means(_class_means(tensor, tokens), groups), tensor, tokens)
     positions = torch.arange(tensor.shape[1], device=tensor.device)[None]
     source = tokens.last[partners][:, None] - (tokens.last[:, None] - positions)
-    source = torch.where(positions == 0, 0, source)
-    usable = (tokens.mask == 1) & ((positions == 0) | (source >= 1))
-    taken = tensor[partners[:, None], source.clamp_min(0)]
+    # The first token stands for the first token, unless it is the read-out of a one-token text.
+    first = (positions == 0) & (tokens.last[:, None] > 0)
+    source = torch.where(first, 0, source)
+    usable = (tokens.mask == 1) & (first | (positions == tokens.last[:, None]) | (source >= 1))
+    # At padding the source may lie beyond either end; what is taken there is masked below.
+    taken = tensor[partners[:, None], source.clamp(0, tensor.shape[1] - 1)]
     shape = (*usable.shape, *[1] * (tensor.dim() - 2))
     return torch.where(usable.reshape(shape), taken, fallback)
 

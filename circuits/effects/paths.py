@@ -73,16 +73,17 @@ def _piece_scores(model: Model, readout: Readout, texts: OwnTexts, order: list[C
     heads = [c for c in order if c.kind is Kind.HEAD]
     neurons = [c for c in order if c.kind is Kind.NEURON]
     changes = _changes(model, texts, run, heads, neurons)
+    sequential = model.capabilities.sequential
     scores: Scores = {}
     for receiver in order:
         slope = _slope(model, run, receiver, gradients[receiver.kind, receiver.layer])
         scores[EMBED, receiver.name] = torch.einsum("bpm,bpm->b", changes.embed, slope).cpu().numpy()
         # Both lists are in stream order, so what can reach the receiver is a leading part of each.
-        some = sum(_precedes(c, receiver) for c in heads)
+        some = sum(_precedes(c, receiver, sequential) for c in heads)
         found = torch.einsum("sbpm,bpm->sb", changes.heads[:some], slope).cpu().numpy()
         for sender, value in zip(heads, found, strict=False):
             scores[sender.name, receiver.name] = value
-        some = sum(_precedes(c, receiver) for c in neurons)
+        some = sum(_precedes(c, receiver, sequential) for c in neurons)
         for sender, value in zip(neurons, _from_neurons(changes, some, slope), strict=False):
             scores[sender.name, receiver.name] = value
     for c, value in zip((*heads, *neurons), _direct(readout, texts, run, changes, e), strict=True):
@@ -90,11 +91,11 @@ def _piece_scores(model: Model, readout: Readout, texts: OwnTexts, order: list[C
     return scores
 
 
-def _precedes(sender: Component, receiver: Component) -> bool:
+def _precedes(sender: Component, receiver: Component, sequential: bool) -> bool:
     """Whether the sender's write can reach the receiver's input."""
     if sender.layer != receiver.layer:
         return sender.layer < receiver.layer
-    return sender.half is Half.ATTN and receiver.half is Half.MLP
+    return sequential and sender.half is Half.ATTN and receiver.half is Half.MLP
 
 
 def _slope(model: Model, run: Recording, receiver: Component, gradient: Tensor) -> Float[Tensor, "prompt pos d_model"]:

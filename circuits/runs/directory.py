@@ -134,18 +134,21 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         )
     listed = manifest.get("files")
     if not isinstance(listed, dict):
-        raise RunError(f"{directory / MANIFEST} lists no files; run circuits discover again")
+        raise RunError(f"{directory / MANIFEST} lists no files; remove the directory and run circuits discover again")
     for name, digest in listed.items():
         file = files.inside(directory, str(name))
         if not file.is_file():
-            raise RunError(f"{file} is missing although the manifest lists it; run circuits discover again")
+            raise RunError(f"{file} is listed but missing; remove the directory and run circuits discover again")
         if _digest(file) != digest:
             raise RunError(
-                f"{file} was altered after the run: its SHA-256 differs; restore it or run circuits discover again"
+                f"{file} was altered after the run: its SHA-256 differs; restore it, or remove the directory and run "
+                "circuits discover again"
             )
     for required in ("effects.parquet", "comparison.parquet", *(f"circuits/{e}.json" for e in EMOTIONS)):
         if required not in listed:
-            raise RunError(f"{directory / MANIFEST} does not list {required}; run circuits discover again")
+            raise RunError(
+                f"{directory / MANIFEST} does not list {required}; remove the directory and run circuits discover again"
+            )
     return Run(directory, manifest)
 
 
@@ -154,7 +157,9 @@ def _digest(path: Path) -> str:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}; restore it or run circuits discover again") from None
+        raise RunError(
+            f"{path} cannot be read: {error.strerror}; remove the directory and run discover again"
+        ) from None
 
 
 class RunWriter:

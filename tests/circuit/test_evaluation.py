@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from circuits.circuit.evaluation import Bench, Faithfulness, matched_random
 from circuits.circuit.selection import candidates, select
 from circuits.effects import batch
+from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation, Method, Positions
 from circuits.effects.table import Effects
 from circuits.errors import MeasurementError
@@ -34,6 +35,12 @@ def prompts() -> Prompts:
 @pytest.fixture(scope="module")
 def chain() -> Planted:
     return planted("chain", seed=0)
+
+
+def bench_of(
+    model: Model, prompts: Prompts, e, *, ablation: Ablation = Ablation.MEAN_SCENARIO, positions=Positions.ALL
+) -> Bench:
+    return Bench.every(Plan.of(model, prompts, ablation), positions)[e]
 
 
 def naive_metric(naive: Naive, kept: set, e, ablation: Ablation, positions: Positions) -> np.ndarray:
@@ -74,7 +81,7 @@ def some_sets(model: Model, seed: int) -> list[set[Component]]:
 def test_a_circuits_metric_is_the_naive_one(family, ablation, positions, model_of, prompts):
     model, e = model_of(family), EMOTIONS[list(Ablation).index(ablation)]
     naive = Naive(model, prompts)
-    bench = Bench(model, prompts, e, ablation=ablation, positions=positions)
+    bench = bench_of(model, prompts, e, ablation=ablation, positions=positions)
     for kept in some_sets(model, seed=list(Positions).index(positions)):
         wanted = naive_metric(naive, kept, e, ablation, positions)
         np.testing.assert_allclose(bench.metric(kept), wanted, rtol=0, atol=2e-5)
@@ -84,7 +91,7 @@ def test_a_circuits_metric_is_the_naive_one(family, ablation, positions, model_o
 
 def test_the_whole_is_the_clean_metric_and_everything_kept_is_the_whole(model_of, prompts):
     model, e = model_of("gpt2"), EMOTIONS[1]
-    bench = Bench(model, prompts, e)
+    bench = bench_of(model, prompts, e)
     clean = Naive(model, prompts).clean.numpy()
     wanted = [clean[row, e.column] for row, p in enumerate(prompts.rows) if p.emotion is e]
     np.testing.assert_allclose(bench.whole, wanted, rtol=0, atol=1e-5)
@@ -97,11 +104,11 @@ def test_batches_and_second_tellings_do_not_matter(model_of, monkeypatch):
     rows.insert(9, {**rows[2], "id": "again", "text": "the dog saw fearcue1 Tom felt"})
     prompts, model, e = Prompts.of(rows, name="again", answers=ANSWERS), model_of("llama"), EMOTIONS[2]
     kept = some_sets(model, 3)[2]
-    whole = Bench(model, prompts, e).metric(kept)
+    whole = bench_of(model, prompts, e).metric(kept)
     naive = naive_metric(Naive(model, prompts), kept, e, Ablation.MEAN_SCENARIO, Positions.ALL)
     monkeypatch.setattr(batch, "_FLOATS_CPU", 1)
-    bench = Bench(model, prompts, e)
-    assert len(bench._pieces) == 5
+    bench = bench_of(model, prompts, e)
+    assert len(Plan.of(model, prompts, Ablation.MEAN_SCENARIO)) == 5
     np.testing.assert_allclose(bench.metric(kept), whole, rtol=0, atol=1e-5)
     np.testing.assert_allclose(whole, naive, rtol=0, atol=2e-5)
     assert len(whole) == 5
@@ -112,7 +119,7 @@ def test_one_text_a_scenario_is_not_the_same_as_two(model_of):
     rows = tiny_rows(5)
     rows.append({**rows[2], "id": "again", "text": "the dog saw fearcue1 Tom felt"})
     prompts, model, e = Prompts.of(rows, name="again", answers=ANSWERS), model_of("llama"), EMOTIONS[2]
-    bench = Bench(model, prompts, e)
+    bench = bench_of(model, prompts, e)
     clean = Naive(model, prompts).clean.numpy()[:, e.column]
     mine = [row for row, p in enumerate(prompts.rows) if p.emotion is e]
     wanted = [(clean[mine[0]] + clean[mine[-1]]) / 2, *clean[mine[1:-1]]]
@@ -126,7 +133,7 @@ def test_one_text_a_scenario_is_not_the_same_as_two(model_of):
 def test_everything_is_faithful_and_nothing_is_not(chain):
     test = chain.prompts.split("test")
     for e in EMOTIONS[:3]:
-        bench = Bench(chain.model, test, e)
+        bench = bench_of(chain.model, test, e)
         everything = bench.faithfulness((*chain.model.heads, *chain.model.neurons))
         nothing = bench.faithfulness(())
         assert (everything.value, nothing.value) == pytest.approx((1, 0), abs=1e-5)
@@ -134,12 +141,12 @@ def test_everything_is_faithful_and_nothing_is_not(chain):
         assert (nothing.low, nothing.high) == pytest.approx((0, 0), abs=1e-4)
         assert everything.circuit == pytest.approx(everything.whole, abs=1e-4)
         assert nothing.circuit == nothing.empty == pytest.approx(bench.empty.mean())
-        assert everything.n == 8
+        assert everything.n == test.n_scenarios
 
 
 def test_the_ratio_is_its_definition_and_the_interval_holds_it(chain):
     e = EMOTIONS[4]
-    bench = Bench(chain.model, chain.prompts.split("test"), e)
+    bench = bench_of(chain.model, chain.prompts.split("test"), e)
     nodes = [c for c in (*chain.model.heads, *chain.model.neurons) if c.name in chain.by_emotion[e].nodes]
     found = bench.faithfulness(nodes)
     metric = bench.metric(nodes)
@@ -150,7 +157,7 @@ def test_the_ratio_is_its_definition_and_the_interval_holds_it(chain):
     assert 0.7 < found.value < 1.1
     rng, ratios = np.random.default_rng(8), []
     for _ in range(3000):
-        rows = rng.integers(0, 8, 8)
+        rows = rng.integers(0, bench.n, bench.n)
         ratios.append((metric - bench.empty)[rows].mean() / (bench.whole - bench.empty)[rows].mean())
     low, high = np.quantile(ratios, [0.025, 0.975])
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.15 * (high - low))
@@ -160,7 +167,7 @@ def test_a_near_zero_denominator_is_an_error_with_both_values(model_of):
     """Texts that do not differ in a scenario: the empty circuit does all the whole model does."""
     rows = [{**row, "text": f"the dog {('saw', 'ran', 'lost')[i // 6]} Tom felt"} for i, row in enumerate(tiny_rows(3))]
     same = Prompts.of(rows, name="same", answers=ANSWERS)
-    bench = Bench(model_of("gpt2"), same, EMOTIONS[0], positions=Positions.READOUT)
+    bench = bench_of(model_of("gpt2"), same, EMOTIONS[0], positions=Positions.READOUT)
     whole, empty = f"{bench.whole.mean():.3g}", f"{bench.empty.mean():.3g}"
     for kept in ((), (head(0, 0),)):
         with pytest.raises(MeasurementError, match="faithfulness of anger is undefined") as caught:
@@ -169,7 +176,7 @@ def test_a_near_zero_denominator_is_an_error_with_both_values(model_of):
 
 
 def test_a_gap_within_its_own_error_is_an_error_and_a_clear_one_is_not(model_of, prompts):
-    bench = Bench(model_of("gpt2"), prompts, EMOTIONS[0])
+    bench = bench_of(model_of("gpt2"), prompts, EMOTIONS[0])
     bench.empty = np.zeros(5)
     for gap, defined in (([1, 1.1, 0.9, 1, 1], True), ([2, -2, 3, -2, 1], False), ([-1.0] * 5, False)):
         bench.whole = np.array(gap, dtype=float)
@@ -182,14 +189,14 @@ def test_a_gap_within_its_own_error_is_an_error_and_a_clear_one_is_not(model_of,
 
 def test_no_text_of_the_emotion_is_an_error(model_of, prompts):
     part = prompts.where(prompts.emotions != 2)
-    with pytest.raises(MeasurementError, match="no prompts of fear"):
-        Bench(model_of("gpt2"), part, EMOTIONS[2], ablation=Ablation.ZERO)
+    with pytest.raises(MeasurementError, match="there are no prompts of fear"):
+        bench_of(model_of("gpt2"), part, EMOTIONS[2], ablation=Ablation.ZERO)
 
 
 def test_judging_changes_neither_model_nor_bench_nor_circuit(model_of, prompts):
     model = model_of("neox")
     before = {name: value.clone() for name, value in model.bridge.state_dict().items()}
-    bench = Bench(model, prompts, EMOTIONS[3])
+    bench = bench_of(model, prompts, EMOTIONS[3])
     kept = [head(0, 0), neuron(1, 1)]
     whole, empty, first = bench.whole.copy(), bench.empty.copy(), bench.metric(kept)
     bench.metric([head(1, 1)])

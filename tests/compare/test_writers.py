@@ -22,7 +22,7 @@ from circuits.model.sites import Component, State, head, neuron, states
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
-OWN = (head(0, 1), neuron(0, 4), head(1, 3), neuron(2, 11))
+OWN = (head(0, 1), *(neuron(0, i) for i in range(4, 9)), head(1, 3), *(neuron(2, i) for i in range(8, 13)))
 OTHERS = ((head(0, 0), neuron(0, 5), head(1, 2), neuron(2, 3)), (head(0, 2), neuron(0, 6), head(1, 0), neuron(2, 20)))
 
 

@@ -1,0 +1,413 @@
+"""The whole walk: what it leaves behind, that it resumes, and that a report needs nobody else's server."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ANSWERS, tiny_rows
+
+from circuits import walk
+from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
+from circuits.effects.kinds import Ablation, Positions
+from circuits.effects.table import COLUMNS
+from circuits.errors import AnswerError, MeasurementError, PromptError, RunError, SettingsError
+from circuits.model.anatomy import Model
+from circuits.model.planted import Planted, planted
+from circuits.model.sites import parse
+from circuits.prompts.datasets import Prompts
+from circuits.prompts.emotions import EMOTIONS
+from circuits.runs.directory import Run, open_run
+from circuits.settings import Settings, member
+from circuits.walk import discover, run_key
+
+ModelOf = Callable[[str], Model]
+QUICK = Settings(verify=2, random_circuits=2)
+
+
+def prompts_of(scenarios: int = 18, name: str = "tiny") -> Prompts:
+    return Prompts.of(tiny_rows(scenarios), name=name, answers=ANSWERS)
+
+
+@dataclass
+class Walked:
+    run: Run
+    model: Model
+    prompts: Prompts
+    watched: list[tuple[str, int, int]]
+
+
+@pytest.fixture(scope="module")
+def walked(model_of: ModelOf, tmp_path_factory: pytest.TempPathFactory) -> Walked:
+    """A walk through a random model: whatever is found, everything must be there."""
+    model, prompts, watched = model_of("llama"), prompts_of(), []
+    directory = tmp_path_factory.mktemp("walk") / "run"
+    run = discover(model, prompts, QUICK, directory, watch=lambda *step: watched.append(step))
+    return Walked(run, model, prompts, watched)
+
+
+@pytest.fixture(scope="module")
+def truth() -> Planted:
+    return planted("chain")
+
+
+@pytest.fixture(scope="module")
+def found(truth: Planted, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A walk through a model whose six circuits are known, and found."""
+    return discover(truth.model, truth.prompts, QUICK, tmp_path_factory.mktemp("walk") / "planted")
+
+
+class Page(HTMLParser):
+    """Attributes, and the texts inside and outside of scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value) for name, value in [("", None), *attrs]]
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts.append(data)
+        elif self._inside != "style":
+            self.text += data
+
+
+# -- what a run consists of --------------------------------------------------------------------------------------------
+
+
+def test_every_file_is_there_and_the_run_opens(walked: Walked) -> None:
+    directory = walked.run.directory
+    there = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()}
+    expected = {"effects.parquet", "effects.safetensors", "directions.safetensors", "comparison.parquet", "report.html"}
+    expected |= {f"circuits/{e}.{suffix}" for e in EMOTIONS for suffix in ("json", "graphml")} | {"prompts.jsonl"}
+    assert there == expected | {"manifest.json", ".lock"}
+    assert walked.run.fresh
+    opened = open_run(directory)
+    assert set(opened.manifest["files"]) == expected
+    assert opened.manifest == walked.run.manifest
+
+
+def test_the_manifest_says_what_was_measured_on_what(walked: Walked) -> None:
+    manifest = walked.run.manifest
+    assert manifest["key"] == run_key(walked.model, walked.prompts, QUICK)
+    assert manifest["settings"] == QUICK.as_dict()
+    assert manifest["model"]["name"] == walked.model.name
+    assert manifest["model"]["fingerprint"] == walked.model.fingerprint
+    assert (manifest["model"]["layers"], manifest["model"]["heads"], manifest["model"]["neurons"]) == (3, 4, 24)
+    assert 0 <= manifest["model"]["worst_law"] < 1e-4
+    assert manifest["prompts"]["fingerprint"] == walked.prompts.fingerprint
+    assert manifest["prompts"]["scenarios"] == {"fit": 6, "select": 6, "test": 6}
+    assert manifest["prompts"]["rows"] == 108
+    assert set(manifest["answers"]) == set(EMOTIONS)
+    assert set(manifest["versions"]) == {"emotion-circuits", "transformer_lens", "transformers", "torch", "numpy"}
+    assert all(seconds >= 0 for seconds in manifest["seconds"].values())
+    undecided = [e for e in EMOTIONS if not walked.run.circuit(e).nodes]
+    for e in undecided:
+        assert any(notice.startswith(f"{e}: no circuit") for notice in manifest["notices"])
+
+
+def test_the_effects_table_has_the_documented_columns_and_every_component(walked: Walked) -> None:
+    table = walked.run.effects.table
+    assert tuple(table.columns) == COLUMNS
+    counts = table.groupby(["kind", "method"]).size().to_dict()
+    verified = counts.pop(("neuron", "exact"))
+    assert 6 <= verified <= 6 * 6 * QUICK.verify
+    assert counts == {
+        ("attn", "exact"): 3 * 6, ("mlp", "exact"): 3 * 6, ("head", "exact"): 12 * 6, ("head", "direct"): 12 * 6,
+        ("neuron", "gradient"): 72 * 6, ("neuron", "direct"): 72 * 6,
+    }  # fmt: skip
+    assert not table.duplicated(["component", "emotion", "method"]).any()
+    assert set(table["n"]) == {6}
+    assert np.isfinite(table["effect"]).all()
+
+
+def test_stored_values_are_those_of_the_table(walked: Walked) -> None:
+    effects, prompts = walked.run.effects, walked.prompts.split("select", "test")
+    assert effects.prompt_ids == prompts.ids
+    assert len(effects.components) == 12 + 72
+    test = np.isin(prompts.ids, walked.prompts.split("test").ids)
+    table = effects.table[effects.table["method"].isin(["exact", "gradient"])]
+    for name in ("L0H1", "L2H3"):
+        row = effects.values[effects.components.index(name)]
+        for e in EMOTIONS:
+            mean = row[test & (prompts.emotions == e.column), e.column].mean()
+            stored = table[(table["component"] == name) & (table["emotion"] == str(e))]["effect"].item()
+            np.testing.assert_allclose(mean, stored, atol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["walked", "found"])
+def test_heads_neurons_and_the_rest_write_the_whole_direction(which: str, request: pytest.FixtureRequest) -> None:
+    thing = request.getfixturevalue(which)
+    table = (thing.run if which == "walked" else thing).comparison.table
+    assert tuple(table.columns) == COMPARISON_COLUMNS
+    parts = table[table["item"].isin(["heads", "neurons", "rest"])]
+    sums = parts.groupby(["emotion", "state"])[["share"]].agg(["sum", "size"])["share"]
+    assert len(sums) == 6 * 2 * 3
+    assert set(sums["size"]) == {3}
+    np.testing.assert_allclose(sums["sum"], 1, atol=1e-3)
+
+
+def test_directions_are_stored_for_every_estimator(walked: Walked) -> None:
+    arrays, about = walked.run.directions
+    assert {name.split(".")[0] for name in arrays} == {"contrast", "grand_mean", "probe"}
+    assert about["split"] == "fit"
+    assert about["states"] == [s.name for s in walked.model.states]
+    for name in ("contrast", "grand_mean", "probe"):
+        assert arrays[f"{name}.vectors"].shape == (6, 6, 16)
+        assert arrays[f"{name}.norms"].shape == arrays[f"{name}.split_half"].shape == (6, 6)
+
+
+def test_the_prompts_travel_with_the_run(walked: Walked) -> None:
+    lines = (walked.run.directory / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == list(walked.prompts.texts)
+
+
+def test_progress_never_runs_backwards_or_past_its_end(walked: Walked) -> None:
+    by_step: dict[str, list[tuple[int, int]]] = {}
+    for what, done, total in walked.watched:
+        by_step.setdefault(what, []).append((done, total))
+    assert {"plan", "directions", "heads, exact", "judging circuits", "writing"} <= set(by_step)
+    for steps in by_step.values():
+        assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+        assert all(0 <= done <= total for done, total in steps)
+        assert len({total for _, total in steps}) == 1
+
+
+def test_a_planted_circuit_is_found_and_told(truth: Planted, found: Run) -> None:
+    page = Page(found.report.read_text(encoding="utf-8"))
+    for e in EMOTIONS:
+        circuit = found.circuit(e)
+        assert circuit.names == truth.by_emotion[e].nodes
+        assert {(edge.source, edge.target) for edge in circuit.edges} == truth.by_emotion[e].edges
+        assert circuit.judgement["reached"]
+        assert circuit.judgement["faithfulness"] > 0.8
+        assert max(circuit.judgement["random"]) < 0.5
+        assert all(parse(name).name in page.text for name in circuit.names)
+    assert f"{EMOTIONS[0]}: 1 heads and 1 neurons keep" in page.text
+
+
+# -- running it again --------------------------------------------------------------------------------------------------
+
+
+def no_measuring(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("something was measured")
+
+
+def test_a_finished_run_is_returned_without_measuring(walked: Walked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "measure", no_measuring)
+    monkeypatch.setattr(walk, "_Walk", no_measuring)
+    before = {p: p.read_bytes() for p in walked.run.directory.rglob("*") if p.is_file()}
+    renamed = prompts_of(name="another name")
+    for prompts in (walked.prompts, renamed):
+        again = discover(walked.model, prompts, QUICK, str(walked.run.directory))
+        assert not again.fresh
+        assert again.manifest == walked.run.manifest
+    assert before == {p: p.read_bytes() for p in walked.run.directory.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("change", ["seed", "settings", "prompts", "answers", "model"])
+def test_a_run_of_anything_else_in_the_same_directory_is_refused(
+    change: str, walked: Walked, model_of: ModelOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "measure", no_measuring)
+    model, prompts, settings = walked.model, walked.prompts, QUICK
+    if change == "seed":
+        settings = Settings(verify=2, random_circuits=2, seed=1)
+    elif change == "settings":
+        settings = Settings(verify=2, random_circuits=2, ablation=Ablation.MEAN)
+    elif change == "prompts":
+        prompts = prompts_of(15)
+    elif change == "answers":
+        prompts = prompts.with_answers({**ANSWERS, "fear": ["surprised"], "surprise": ["afraid"]})
+    else:
+        model = model_of("gpt2")
+    with pytest.raises(RunError, match="holds a run of another model, prompt set, setting or version; choose another"):
+        discover(model, prompts, settings, walked.run.directory)
+    open_run(walked.run.directory)
+
+
+def test_an_altered_run_is_not_returned(found: Run, truth: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = found.report.read_bytes()
+    monkeypatch.setattr(walk, "measure", no_measuring)
+    try:
+        found.report.write_bytes(whole + b" ")
+        with pytest.raises(RunError, match=r"report\.html was altered after the run"):
+            discover(truth.model, truth.prompts, QUICK, found.directory)
+    finally:
+        found.report.write_bytes(whole)
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C."""
+
+
+def test_an_interrupted_walk_resumes_with_what_it_had(
+    walked: Walked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = walk.measure
+    calls: list[tuple[str, tuple[str, ...]]] = []
+    limit = [9]
+
+    def counted(model: Model, prompts: Prompts, components: Any, **options: Any) -> Any:
+        if len(calls) >= limit[0]:
+            raise Interrupted
+        effects = right(model, prompts, components, **options)
+        calls.append((str(options["method"]), tuple(c.name for c in effects.components)))
+        return effects
+
+    monkeypatch.setattr(walk, "measure", counted)
+    monkeypatch.setattr(walk, "_SHARD", 3)
+    with pytest.raises(Interrupted):
+        discover(walked.model, walked.prompts, QUICK, tmp_path / "run")
+    with pytest.raises(RunError, match="is half written; run circuits discover with the same settings to finish it"):
+        open_run(tmp_path / "run")
+    first, calls[:], limit[0] = list(calls), [], 10**9
+    # Two direct measurements are cheap and made again; the other seven were kept.
+    assert [method for method, _ in first] == ["direct"] * 2 + ["exact"] * (2 + 4) + ["gradient"]
+    assert len(list((tmp_path / "run" / "parts").iterdir())) == 7
+    again = discover(walked.model, walked.prompts, QUICK, tmp_path / "run")
+    assert again.fresh
+    assert [call for call in calls if call[0] != "direct"]
+    assert not {call for call in calls if call[0] != "direct"} & set(first)
+    for name in ("effects.safetensors", "prompts.jsonl", *(f"circuits/{e}.json" for e in EMOTIONS)):
+        assert (tmp_path / "run" / name).read_bytes() == (walked.run.directory / name).read_bytes()
+    assert again.effects.table.equals(walked.run.effects.table)
+    assert again.comparison.table.equals(walked.run.comparison.table)
+
+
+def test_the_default_place_is_named_after_model_prompts_and_key(
+    walked: Walked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = copy.copy(walked.model)
+    model.name = "/some/where/My Model_2"
+    place = Path("runs") / f"my-model-2-odd-{run_key(model, walked.prompts, QUICK)[:8]}"
+    place.parent.mkdir()
+    place.write_bytes(b"")  # so that nothing is computed
+    with pytest.raises(RunError, match=f"the output directory '{place}' is a file"):
+        discover(model, prompts_of(name="../ODD/"), QUICK)
+    model.name = "///"
+    with pytest.raises(RunError, match="no directory name can be made of '///'; give one with --out"):
+        discover(model, walked.prompts, QUICK)
+
+
+# -- what cannot be walked ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["fit", "select", "test"])
+def test_an_empty_split_is_an_error_before_anything_is_written(split: str, model_of: ModelOf, tmp_path: Path) -> None:
+    other = "fit" if split != "fit" else "test"
+    rows = [{**row, "split": other if row["split"] == split else row["split"]} for row in tiny_rows(6)]
+    with pytest.raises(PromptError, match=f"prompt set 'tiny' has no rows in split {split}"):
+        discover(model_of("llama"), Prompts.of(rows, name="tiny", answers=ANSWERS), QUICK, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("split", ["fit", "select", "test"])
+def test_texts_too_long_fail_before_anything_is_measured(
+    split: str, model_of: ModelOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "measure", no_measuring)
+    rows = tiny_rows(6)
+    row = next(row for row in rows if row["split"] == split)
+    row["text"] = "Tom " * 40 + "felt"
+    with pytest.raises(MeasurementError, match=rf"'{row['id']}' has 4\d tokens; .* reads at most 32"):
+        discover(model_of("llama"), Prompts.of(rows, answers=ANSWERS), QUICK, tmp_path / "run")
+
+
+def test_words_without_a_token_fail_before_anything_is_measured(
+    model_of: ModelOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "measure", no_measuring)
+    unknown = {**ANSWERS, "fear": ["dread"], "anger": ["wrath"]}
+    with pytest.raises(AnswerError, match="anger has no answer token left of its words wrath"):
+        discover(model_of("llama"), prompts_of(6).with_answers(unknown), QUICK, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"verify": -1}, "verify is -1; expected a whole number from 0 to"),
+        ({"target": 0.0}, r"target is 0\.0; expected a number from 0\.01 to 2"),
+        ({"target": float("nan")}, "target is nan; expected a number"),
+        ({"alpha": 1.5}, r"alpha is 1\.5; expected a number from 0\.0 to 1\.0"),
+        ({"edge_share": -0.1}, r"edge_share is -0\.1; expected a number from 0\.0 to 1\.0"),
+        ({"random_circuits": 0}, "random_circuits is 0; expected a whole number from 1"),
+        ({"seed": True}, "seed is True; expected a whole number"),
+        ({"seed": 2**32}, "seed is 4294967296; expected a whole number from 0 to 4294967295"),
+    ],
+)
+def test_settings_outside_their_range_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{message}"):
+        Settings(**values)
+
+
+def test_a_choice_is_given_by_its_name() -> None:
+    assert member(Ablation, "zero") is Ablation.ZERO
+    with pytest.raises(SettingsError, match="ablation is 'noise'; expected one of zero, mean, mean_scenario, resample"):
+        member(Ablation, "noise")
+    with pytest.raises(SettingsError, match="positions is 'first'; expected one of all, readout"):
+        member(Positions, "first")
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["walked", "found"])
+def test_the_report_loads_nothing_from_anywhere(which: str, request: pytest.FixtureRequest) -> None:
+    thing = request.getfixturevalue(which)
+    page = Page((thing.run if which == "walked" else thing).report.read_text(encoding="utf-8"))
+    tags = {tag for tag, _, _ in page.attributes}
+    assert not tags & {"link", "iframe", "img", "object", "embed", "base", "form", "audio", "video"}
+    assert [(t, n, v) for t, n, v in page.attributes if n in ("src", "href", "srcset", "action", "data")] == []
+    assert [n for _, n, _ in page.attributes if n.startswith("on")] == []
+    assert len([s for s in page.scripts if "Plotly.newPlot" in s]) >= 3
+    assert "Methods" in page.text
+
+
+HOSTILE = "x[red]\x1b[31m</title></script><script>alert(1)</script><img src=x onerror=alert(1)>&amp;:bomb:"
+
+
+def test_hostile_names_are_shown_not_run(
+    model_of: ModelOf, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    from circuits.show.terminal import show_run
+
+    model = copy.copy(model_of("llama"))
+    model.name = f"model{HOSTILE}"
+    answers = {**ANSWERS, "fear": ["afraid", f"word{HOSTILE}"], "anger": ["angry", "other"]}
+    rows = [{**row, "id": f"{row['id']}{HOSTILE}", "scenario": f"{row['scenario']}{HOSTILE}"} for row in tiny_rows(6)]
+    prompts = Prompts.of(rows, name=f"prompts{HOSTILE}", answers=answers)
+    run = discover(model, prompts, Settings(verify=0, random_circuits=1), tmp_path / "run")
+    page = Page(run.report.read_text(encoding="utf-8"))
+    assert not any("alert(1)" in script for script in page.scripts)
+    assert not any(tag == "img" for tag, _, _ in page.attributes)
+    for name in (model.name, prompts.name):
+        assert name in page.text
+    assert any(repr(f"word{HOSTILE}") in notice for notice in run.manifest["notices"])
+    assert repr(f"word{HOSTILE}") in page.text
+    show_run(run, Console(highlight=False, emoji=False, width=1000, force_terminal=False))
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    for name in ("model", "prompts"):
+        assert f"{name}{HOSTILE}".replace("\x1b", "\\x1b") in shown
