@@ -68,7 +68,8 @@ def show_run(run: Run, console: Console) -> None:
     model, prompts = run.manifest["model"], run.manifest["prompts"]
     scenarios = ", ".join(f"{k} {v}" for k, v in prompts["scenarios"].items())
     console.print(
-        f"[bold]{_text(model['name'])}[/] on [bold]{_text(prompts['name'])}[/] (scenarios: {_text(scenarios)})"
+        f"[bold]{_text(model['name'])}[/] on [bold]{_text(prompts['name'])}[/] (scenarios: {_text(scenarios)})",
+        soft_wrap=True,
     )
     seconds = sum(run.manifest["seconds"].values())
     console.print(f"{_text(run.directory)} ({seconds:.0f} s of measuring)\n", soft_wrap=True)
@@ -118,7 +119,7 @@ def _show_writers(run: Run, console: Console) -> None:
 
 def show_model(model: Model, console: Console) -> None:
     """Laws and capabilities of a model."""
-    console.print(_text(repr(model)))
+    console.print(_text(repr(model)), soft_wrap=True)
     c = model.capabilities
     console.print(
         f"blocks: {'sequential' if c.sequential else 'parallel (post-attention is defined as resid_pre + attn_out)'}"

@@ -150,8 +150,8 @@ def halved_manifest(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (drop("report.html"), r"report\.html is missing although the manifest lists it"),
-        (drop("circuits/fear.json"), r"fear\.json is missing although the manifest lists it"),
+        (drop("report.html"), r"report\.html is listed but missing"),
+        (drop("circuits/fear.json"), r"fear\.json is listed but missing"),
         (drop("manifest.json"), r"is no run directory: it has no manifest\.json"),
         (turned_byte, r"effects\.safetensors was altered after the run: its SHA-256 differs"),
         (lambda run: (run / "report.html").write_text(""), r"report\.html was altered after the run"),
@@ -171,7 +171,7 @@ def halved_manifest(run: Path) -> None:
         (listing(lambda m: m["files"].update({"../x": "0"})), r"the file name '\.\./x' is not allowed in a run"),
         (listing(lambda m: m["files"].update({"/etc/passwd": "0"})), "the file name '/etc/passwd' is not allowed"),
         (listing(lambda m: m["files"].update({"a" * 300: "0"})), "is not allowed in a run"),
-        (listing(lambda m: m["files"].update({"circuits": "0"})), "circuits is missing although the manifest lists it"),
+        (listing(lambda m: m["files"].update({"circuits": "0"})), "circuits is listed but missing"),
         (listing(lambda m: m["files"].update({"report.html": None})), r"report\.html was altered"),
     ],
 )  # fmt: skip
