@@ -107,7 +107,7 @@ def probe(readings: Readings) -> Array:
         raise DirectionError(f"{readings.prompts.name!r} has one scenario; a probe needs two or more")
     vectors = np.zeros((len(EMOTIONS), readings.values.shape[1], readings.values.shape[2]))
     # The problems are small: several linear-algebra threads wait for each other ten times longer than they work.
-    with threadpool_limits(1):
+    with threadpool_limits(1, user_api="blas"):
         for state in range(readings.values.shape[1]):
             x = readings.values[:, state] - readings.values[:, state].mean(0)
             spread = x.std(0)

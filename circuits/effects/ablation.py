@@ -195,13 +195,16 @@ def _require_complete(prompts: Prompts) -> None:
 
 
 def batches(prompts: Prompts, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Row numbers in batches of whole groups, each at most ``budget`` padded tokens (one group may exceed it)."""
+    """Row numbers in batches of whole groups, each at most ``budget`` padded tokens (one group may exceed it).
+
+    Groups of like length go together: padding is computed like text, and a long group would pad a whole batch of short ones.
+    """
     order: dict[int, list[int]] = {}
     for row, group in enumerate(prompts.groups):
         order.setdefault(int(group), []).append(row)
     result: list[list[int]] = []
     width = 0
-    for rows in order.values():
+    for rows in sorted(order.values(), key=lambda rows: int(lengths[rows].max())):
         longest = int(lengths[rows].max())
         if result and max(width, longest) * (len(result[-1]) + len(rows)) <= budget:
             result[-1].extend(rows)

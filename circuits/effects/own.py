@@ -24,6 +24,8 @@ from circuits.prompts.emotions import EMOTIONS, Emotion
 
 __all__ = ["OwnTexts", "own_texts"]
 
+_WASTE = 1.2
+
 
 @dataclass(frozen=True)
 class OwnTexts:
@@ -83,8 +85,10 @@ def _piece(batch: Batch, mine: NDArray[np.int64], numbers: NDArray[np.int64], po
 def _joined(pieces: list[OwnTexts], budget: int) -> Iterable[OwnTexts]:
     waiting: list[OwnTexts] = []
     for piece in pieces:
-        width = max(p.where.shape[1] for p in (*waiting, piece))
-        if waiting and width * sum(len(p.rows) for p in (*waiting, piece)) > budget:
+        both = (*waiting, piece)
+        padded = max(p.where.shape[1] for p in both) * sum(len(p.rows) for p in both)
+        # Joining saves calls but pads short texts to the length of long ones.
+        if waiting and (padded > budget or padded > _WASTE * sum(p.where.numel() for p in both)):
             yield _join(waiting)
             waiting = []
         waiting.append(piece)
