@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -411,3 +413,35 @@ def test_hostile_names_are_shown_not_run(
     assert "\x1b" not in shown
     for name in ("model", "prompts"):
         assert f"{name}{HOSTILE}".replace("\x1b", "\\x1b") in shown
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(("model",), None), (("model", "layers"), "4"), (("prompts", "scenarios"), []), (("seconds",), {"heads": "long"}),
+     (("notices",), "none")],
+)  # fmt: skip
+def test_a_manifest_of_wrong_types_is_refused(found: Run, tmp_path: Path, path: tuple[str, ...], value: object) -> None:
+    other = tmp_path / "copy"
+    shutil.copytree(found.directory, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    inner = manifest
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=path[-1]):
+        open_run(other)
+
+
+def test_a_judgement_without_numbers_is_refused(found: Run, tmp_path: Path) -> None:
+    other = tmp_path / "copy"
+    shutil.copytree(found.directory, other)
+    file = other / "circuits" / "anger.json"
+    circuit = json.loads(file.read_text())
+    del circuit["judgement"]["random_p"]
+    file.write_text(json.dumps(circuit))
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["files"]["circuits/anger.json"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match="random_p"):
+        open_run(other).circuit("anger")

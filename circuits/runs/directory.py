@@ -89,7 +89,11 @@ class Run:
             PromptError: not one of the six.
             RunError: the file is damaged.
         """
-        return Circuit.from_json(files.read_json(self._file(f"circuits/{emotion(name)}.json")))
+        file = self._file(f"circuits/{emotion(name)}.json")
+        circuit = Circuit.from_json(files.read_json(file))
+        if circuit.nodes:
+            _require(circuit.judgement, _JUDGEMENT, str(file))
+        return circuit
 
     @cached_property
     def effects(self) -> StoredEffects:
@@ -132,6 +136,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         raise RunError(
             f"the run in {directory} is half written; run circuits discover with the same settings to finish it"
         )
+    _require(manifest, _MANIFEST, str(directory / MANIFEST))
     listed = manifest.get("files")
     if not isinstance(listed, dict):
         raise RunError(f"{directory / MANIFEST} lists no files; remove the directory and run circuits discover again")
@@ -150,6 +155,45 @@ def open_run(path: str | os.PathLike[str]) -> Run:
                 f"{directory / MANIFEST} does not list {required}; remove the directory and run circuits discover again"
             )
     return Run(directory, manifest)
+
+
+_NUMBER = (int, float)
+
+_MANIFEST: Mapping[str, Any] = {
+    "model": {"name": str, "layers": int, "heads": int, "neurons": int},
+    "prompts": {"name": str, "lexical": str, "scenarios": dict},
+    "settings": dict,
+    "versions": dict,
+    "seconds": dict,
+    "notices": list,
+}
+_JUDGEMENT: Mapping[str, Any] = {
+    "reached": bool,
+    "random": list,
+    **dict.fromkeys(("faithfulness", "metric_whole", "random_mean", "random_p", "random_n", "n"), _NUMBER),
+    # An interval needs five scenarios.
+    **dict.fromkeys(("faithfulness_low", "faithfulness_high"), (*_NUMBER, type(None))),
+}
+
+
+def _require(found: object, wanted: Any, where: str) -> None:
+    """Raise RunError unless ``found`` has the keys and types of ``wanted``: a run may come from a stranger."""
+    if not isinstance(wanted, Mapping):
+        if not isinstance(found, wanted):
+            raise RunError(
+                f"{where} is a {type(found).__name__}; expected another type: the run was not made by this package"
+            )
+        return
+    if not isinstance(found, Mapping):
+        raise RunError(f"{where} is a {type(found).__name__}; expected an object")
+    for key, kind in wanted.items():
+        if key not in found:
+            raise RunError(f"{where} lacks {key!r}; the run was not made by this version of the package")
+        _require(found[key], kind, f"{where}: {key}")
+    for key in ("seconds", "random"):
+        values = found.get(key, ())
+        if not all(isinstance(v, _NUMBER) for v in (values.values() if isinstance(values, Mapping) else values)):
+            raise RunError(f"{where}: {key} holds something that is no number; the run was not made by this package")
 
 
 def _digest(path: Path) -> str:

@@ -36,6 +36,16 @@ PART = {"what": "effects", "components": ["L0H1"]}
 VALUES = {"values": np.arange(6, dtype=np.float32).reshape(2, 3), "clean": np.array([1.0])}
 
 
+JUDGEMENT = {
+    "faithfulness": 0.75, "faithfulness_low": 0.5, "faithfulness_high": None, "metric_whole": 2.0, "reached": True, "n": 6,
+    "random": [0.5, 0.25], "random_mean": 0.375, "random_p": 0.25, "random_n": 2, "mean_ablation": {"n": 6},
+}  # fmt: skip
+ABOUT = {
+    "model": {"name": "m", "layers": 2, "heads": 2, "neurons": 3}, "versions": {}, "settings": {}, "seconds": {},
+    "prompts": {"name": "p", "lexical": "implicit", "scenarios": {"fit": 2}},
+}  # fmt: skip
+
+
 def circuit_of(e: Emotion = Emotion.FEAR) -> Circuit:
     nan = math.nan
     nodes = (
@@ -43,7 +53,7 @@ def circuit_of(e: Emotion = Emotion.FEAR) -> Circuit:
         Node(parse("L1N2"), -0.5, nan, nan, nan, False, 0.0),
     )
     edges = (Edge("embed", "L0H1", 0.25, nan, nan, "direct"), Edge("L1N2", str(e), -0.5, -1.0, 0.0, "readout"))
-    return Circuit(e, nodes, edges, {"faithfulness": 0.75, "random": [0.5, 0.25], "n": 6, "mean_ablation": {"n": 6}})
+    return Circuit(e, nodes, edges, JUDGEMENT)
 
 
 def fill(writer: RunWriter) -> Run:
@@ -61,7 +71,7 @@ def fill(writer: RunWriter) -> Run:
 
 
 def made(directory: Path, key: str = KEY) -> Run:
-    with RunWriter.opened(directory, key, {"model": {"name": "tiny"}}) as writer:
+    with RunWriter.opened(directory, key, ABOUT) as writer:
         return fill(writer)
 
 
@@ -90,7 +100,7 @@ def test_a_finished_run_is_read_back(finished: Path) -> None:
     assert not run.fresh
     assert run.manifest["format"] == FORMAT
     assert run.manifest["status"] == "finished"
-    assert run.manifest["model"] == {"name": "tiny"}
+    assert run.manifest["model"] == ABOUT["model"]
     assert run.circuit("fear").names == {"L0H1", "L1N2"}
     assert tuple(run.effects.table.columns) == COLUMNS
     assert run.effects.components == ("L0H1",)
@@ -204,7 +214,7 @@ def test_a_file_that_cannot_be_read_is_a_named_error(run: Path, monkeypatch: pyt
 
 
 def refused(directory: Path, message: str, key: str = KEY) -> None:
-    with pytest.raises(RunError, match=message), RunWriter.opened(directory, key, {}):
+    with pytest.raises(RunError, match=message), RunWriter.opened(directory, key, ABOUT):
         pytest.fail("the directory was opened")
 
 
@@ -261,7 +271,7 @@ def test_a_directory_that_cannot_be_written_is_a_named_error(
 
 
 def test_a_second_writer_is_refused_and_harms_nothing(tmp_path: Path) -> None:
-    with RunWriter.opened(tmp_path / "run", KEY, {}) as writer:
+    with RunWriter.opened(tmp_path / "run", KEY, ABOUT) as writer:
         temporary = tmp_path / "run" / f".x.1{files._SUFFIX}"
         temporary.write_bytes(b"being written")
         refused(tmp_path / "run", "another process is writing .*; wait for it or choose another --out")
@@ -382,7 +392,7 @@ def test_temporary_files_of_a_killed_process_are_swept_at_the_next_opening(tmp_p
     stale = [tmp_path / "run" / f".x.1{files._SUFFIX}", tmp_path / "run" / "parts" / f".y.1{files._SUFFIX}"]
     for path in stale:
         path.write_bytes(b"half")
-    with RunWriter.opened(tmp_path / "run", KEY, {}):
+    with RunWriter.opened(tmp_path / "run", KEY, ABOUT):
         assert not any(path.exists() for path in stale)
 
 
@@ -390,10 +400,10 @@ def test_temporary_files_of_a_killed_process_are_swept_at_the_next_opening(tmp_p
 
 
 def test_a_part_is_kept_for_a_later_writer_of_the_same_key(tmp_path: Path) -> None:
-    with RunWriter.opened(tmp_path / "run", KEY, {}) as writer:
+    with RunWriter.opened(tmp_path / "run", KEY, ABOUT) as writer:
         assert writer.part(PART) is None
         writer.keep(PART, VALUES)
-    with RunWriter.opened(tmp_path / "run", KEY, {}) as writer:
+    with RunWriter.opened(tmp_path / "run", KEY, ABOUT) as writer:
         stored = writer.part(PART)
         assert stored is not None
         assert stored.keys() == VALUES.keys()
@@ -401,12 +411,12 @@ def test_a_part_is_kept_for_a_later_writer_of_the_same_key(tmp_path: Path) -> No
             np.testing.assert_array_equal(stored[name], array)
         assert writer.part({**PART, "components": ["L0H2"]}) is None
     (tmp_path / "run" / "manifest.json").unlink()
-    with RunWriter.opened(tmp_path / "run", "other", {}) as writer:
+    with RunWriter.opened(tmp_path / "run", "other", ABOUT) as writer:
         assert writer.part(PART) is None
 
 
 def test_a_damaged_part_is_an_error_not_a_number(tmp_path: Path) -> None:
-    with RunWriter.opened(tmp_path / "run", KEY, {}) as writer:
+    with RunWriter.opened(tmp_path / "run", KEY, ABOUT) as writer:
         writer.keep(PART, VALUES)
         (path,) = (tmp_path / "run" / "parts").iterdir()
         whole = path.read_bytes()
