@@ -69,8 +69,8 @@ def discover(
 
     A killed walk resumes where it was; a finished one is shown again at once.
     """
-    from circuits.effects.kinds import Ablation, Positions
-    from circuits.settings import Settings, member
+    from circuits.effects.kinds import Ablation, Positions, member
+    from circuits.settings import Settings
 
     settings = Settings(
         ablation=member(Ablation, ablation), positions=member(Positions, positions), verify=verify, target=target,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
-from circuits.effects.kinds import Ablation, Positions
+from circuits.effects.kinds import Ablation, Positions, member
 from circuits.errors import SettingsError
 
-__all__ = ["Settings", "member"]
-
-E = TypeVar("E", bound=StrEnum)
+__all__ = ["Settings"]
 
 
 @dataclass(frozen=True)
@@ -62,15 +59,3 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for manifests and fingerprints."""
         return {k: str(v) if isinstance(v, str) else v for k, v in asdict(self).items()}
-
-
-def member(kind: type[E], value: str) -> E:
-    """The member of ``kind`` called ``value``.
-
-    Raises:
-        SettingsError: no such member.
-    """
-    try:
-        return kind(value)
-    except ValueError:
-        raise SettingsError(f"{kind.__name__.lower()} is {value!r}; expected one of {', '.join(kind)}") from None

@@ -18,7 +18,7 @@ from conftest import ANSWERS, tiny_rows
 
 from circuits import walk
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
-from circuits.effects.kinds import Ablation, Positions
+from circuits.effects.kinds import Ablation, Positions, member
 from circuits.effects.table import COLUMNS
 from circuits.errors import AnswerError, MeasurementError, PromptError, RunError, SettingsError
 from circuits.model.anatomy import Model
@@ -27,7 +27,7 @@ from circuits.model.sites import parse
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 from circuits.runs.directory import Run, open_run
-from circuits.settings import Settings, member
+from circuits.settings import Settings
 from circuits.walk import discover, run_key
 
 ModelOf = Callable[[str], Model]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypeVar
 
-__all__ = ["Ablation", "Method", "Positions"]
+from circuits.errors import SettingsError
+
+__all__ = ["Ablation", "Method", "Positions", "member"]
+
+E = TypeVar("E", bound=StrEnum)
 
 
 class Ablation(StrEnum):
@@ -38,3 +43,15 @@ class Method(StrEnum):
     """Total effect to first order: (clean - ablated activation) · gradient (attribution patching)."""
     DIRECT = "direct"
     """Direct effect, exactly: the write removed from the final stream, re-normalised; everything else frozen."""
+
+
+def member(kind: type[E], value: str) -> E:
+    """The member of ``kind`` called ``value``.
+
+    Raises:
+        SettingsError: no such member.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        raise SettingsError(f"{kind.__name__.lower()} is {value!r}; expected one of {', '.join(kind)}") from None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from enum import StrEnum
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,34 +12,19 @@ from circuits.effects.batch import Batch, Plan
 from circuits.effects.direct import direct_effect
 from circuits.effects.exact import total_effect
 from circuits.effects.gradient import first_order
-from circuits.effects.kinds import Ablation, Method, Positions
+from circuits.effects.kinds import Ablation, Method, Positions, member
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.effects.table import Effects
-from circuits.errors import SettingsError
 from circuits.model.anatomy import Model
 from circuits.model.readout import Readout
 from circuits.model.sites import Component
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
-__all__ = ["Progress", "choice", "measure"]
+__all__ = ["Progress", "measure"]
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) as work goes on."""
-
-Choice = TypeVar("Choice", bound=StrEnum)
-
-
-def choice(kind: type[Choice], value: str) -> Choice:
-    """The enum member called ``value``.
-
-    Raises:
-        SettingsError: no such member.
-    """
-    try:
-        return kind(value)
-    except ValueError:
-        raise SettingsError(f"{kind.__name__.lower()} is {value!r}; expected one of {', '.join(kind)}") from None
 
 
 def measure(
@@ -74,8 +57,8 @@ def measure(
         AnswerError: an emotion has no answer token.
         SettingsError: an unknown method, ablation or positions.
     """
-    method, ablation = choice(Method, method), choice(Ablation, ablation)
-    positions = choice(Positions, positions)
+    method, ablation = member(Method, method), member(Ablation, ablation)
+    positions = member(Positions, positions)
     wanted = model.components(components)
     plan = Plan.of(model, prompts, ablation, readout=readout)
     values = np.zeros((len(wanted), len(prompts), len(EMOTIONS)), dtype=np.float32)
