@@ -138,7 +138,7 @@ class _Walk:
             "notices": list(dict.fromkeys((*heads.notices, *_shortfalls(circuits)))),
             "screen": _agreement(screen, verified),
         }
-        return self._write(best, table, directions, circuits, comparison.table, extra)
+        return self._write(joined([sublayers, best]), table, directions, circuits, comparison.table, extra)
 
     def _plans(self) -> Plans:
         test = self.prompts.split(Split.TEST)

@@ -144,10 +144,10 @@ def test_the_effects_table_has_the_documented_columns_and_every_component(walked
 def test_stored_values_are_those_of_the_table(walked: Walked) -> None:
     effects, prompts = walked.run.effects, walked.prompts.split("select", "test")
     assert effects.prompt_ids == prompts.ids
-    assert len(effects.components) == 12 + 72
+    assert len(effects.components) == 6 + 12 + 72
     test = np.isin(prompts.ids, walked.prompts.split("test").ids)
     table = effects.table[effects.table["method"].isin(["exact", "gradient"])]
-    for name in ("L0H1", "L2H3"):
+    for name in ("L0.attn", "L0H1", "L2H3"):
         row = effects.values[effects.components.index(name)]
         for e in EMOTIONS:
             mean = row[test & (prompts.emotions == e.column), e.column].mean()

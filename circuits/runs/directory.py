@@ -56,7 +56,10 @@ class StoredEffects:
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """``[component, prompt, emotion]`` [logits] on ``select`` and ``test``; best method per component."""
+        """``[component, prompt, emotion]`` [logits] on ``select`` and ``test``.
+
+        Half-layers and heads are exact, neurons by their best method.
+        """
         return self._stored[0]["values"]
 
     @property
