@@ -63,7 +63,7 @@ def discover(
     verify: Annotated[int, typer.Option(help="Neurons measured exactly, per emotion.")] = 32,
     target: Annotated[float, typer.Option(help="Faithfulness a circuit must reach on the select split.")] = 0.8,
     random_circuits: Annotated[int, typer.Option(help="Random circuits each circuit is judged beside.")] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random circuits.")] = 0,
 ) -> None:
     """Find and judge the six circuits, compare them with the linear directions, and write a run directory.
 

@@ -23,7 +23,7 @@ class Settings:
         alpha: largest q-value (false discovery rate) of a component that may join a circuit.
         random_circuits: size- and layer-matched random circuits each circuit is judged beside.
         edge_share: smallest edge kept, as a share of the emotion's strongest edge.
-        seed: of everything random.
+        seed: of the random circuits (bootstraps and permutations have fixed seeds of their own).
 
     Raises:
         SettingsError: a value outside its range.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import spearmanr
 
 from circuits import jsontext
@@ -24,11 +26,12 @@ from circuits.circuit.judge import Plans, judge
 from circuits.compare.writers import writers
 from circuits.directions.estimators import contrast, directions_from, grand_mean, probe
 from circuits.directions.vectors import Directions
+from circuits.effects.ablation import require_complete
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation, Method, Positions
 from circuits.effects.measure import measure
 from circuits.effects.table import Effects, joined
-from circuits.errors import RunError
+from circuits.errors import MeasurementError, RunError
 from circuits.model.anatomy import Model
 from circuits.model.reading import capture
 from circuits.model.sites import Component, Kind
@@ -70,8 +73,12 @@ def discover(
         MeasurementError, AnswerError, DirectionError: see :func:`circuits.measure` and :func:`circuits.estimate_directions`.
     """
     settings = settings or Settings()
-    for split in Split:
-        prompts.split(split)
+    if model.dtype not in (torch.float32, torch.float64):
+        raise MeasurementError(
+            f"{model.name} is loaded in {model.dtype}; single-neuron effects drown in its rounding: use dtype='float32'"
+        )
+    # Everything that can be wrong with the prompts is found before a directory is made.
+    plans = _plans(model, prompts, settings)
     key = run_key(model, prompts, settings)
     place = Path(directory) if directory is not None else Path("runs") / f"{_slug(model)}-{_slug(prompts)}-{key[:8]}"
     if os.path.isfile(place / MANIFEST):
@@ -79,13 +86,25 @@ def discover(
         if isinstance(manifest, dict) and manifest.get("key") == key and manifest.get("status") == "finished":
             return open_run(place)
     with RunWriter.opened(place, key, _about(model, prompts, settings)) as writer:
-        return _Walk(model, prompts, settings, writer, watch or (lambda what, done, total: None)).run()
+        return _Walk(model, prompts, settings, plans, writer, watch or (lambda what, done, total: None)).run()
 
 
 def run_key(model: Model, prompts: Prompts, settings: Settings) -> str:
-    """Hash of everything the numbers depend on: model, prompts, settings, library versions."""
-    parts = [model.fingerprint, prompts.fingerprint, settings.as_dict(), _versions(), str(model.dtype)]
+    """Hash of everything the numbers depend on: model, prompts, settings, library versions, this package's code."""
+    parts = [model.fingerprint, prompts.fingerprint, settings.as_dict(), _versions(), str(model.dtype), _code()]
     return jsontext.fingerprint(parts)
+
+
+def _plans(model: Model, prompts: Prompts, settings: Settings) -> Plans:
+    """The walks through the splits; fails on texts too long, words without tokens, empty splits, incomplete scenarios."""
+    parts = {split: prompts.split(split) for split in Split}
+    ablation = Ablation(settings.ablation)
+    for part in parts.values():
+        require_complete(part)  # directions compare inside scenarios whatever the ablation
+    plans = {split: Plan.of(model, part, ablation) for split, part in parts.items()}
+    test = plans[Split.TEST]
+    mean = Plan.of(model, parts[Split.TEST], Ablation.MEAN, readout=test.readout)
+    return Plans(select=plans[Split.SELECT], test=test, test_mean=mean)
 
 
 @dataclass
@@ -95,15 +114,13 @@ class _Walk:
     model: Model
     prompts: Prompts
     settings: Settings
+    plans: Plans
     writer: RunWriter
     watch: Watch
     times: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> Run:
         measured = self.prompts.split(Split.SELECT, Split.TEST)
-        # Plans come first: they fail on texts too long and words without tokens before anything is computed.
-        with self._step("plan"):
-            plans = self._plans()
         with self._step("directions"):
             directions = self._directions()
         with self._step("direct effects"):
@@ -122,7 +139,7 @@ class _Walk:
             verified = self._measured("top neurons, exact", self._top(everywhere), measured, Method.EXACT)
         best = joined([heads, *_best(screen, verified)])
         with self._step("circuits"):
-            judged = judge(self.prompts, best, direct, self.settings, plans, self.watch)
+            judged = judge(self.prompts, best, direct, self.settings, self.plans, self.watch)
         with self._step("comparison"):
             comparison = writers(
                 self.model, self.prompts.split(Split.TEST), directions[0],
@@ -139,16 +156,6 @@ class _Walk:
             "screen": _agreement(screen, verified),
         }
         return self._write(joined([sublayers, best]), table, directions, circuits, comparison.table, extra)
-
-    def _plans(self) -> Plans:
-        test = self.prompts.split(Split.TEST)
-        select = Plan.of(self.model, self.prompts.split(Split.SELECT), Ablation(self.settings.ablation))
-        Plan.of(self.model, self.prompts.split(Split.FIT), Ablation(self.settings.ablation))
-        return Plans(
-            select=select,
-            test=Plan.of(self.model, test, Ablation(self.settings.ablation), readout=select.readout),
-            test_mean=Plan.of(self.model, test, Ablation.MEAN, readout=select.readout),
-        )
 
     def _directions(self) -> list[Directions]:
         readings = capture(self.model, self.prompts.split(Split.FIT))
@@ -250,7 +257,11 @@ class _Walk:
             "emotions": [str(e) for e in EMOTIONS],
             "n": directions[0].n,
         }
-        writer.tensors("directions.safetensors", arrays, {**about, "model": directions[0].model, "split": "fit"})
+        writer.tensors(
+            "directions.safetensors",
+            arrays,
+            {**about, "model": directions[0].model, "prompts": directions[0].prompts, "split": "fit"},
+        )
         for e, circuit in circuits.items():
             writer.json(f"circuits/{e}.json", circuit.to_json())
             writer.graphml(f"circuits/{e}.graphml", circuit)
@@ -302,7 +313,7 @@ def _shortfalls(circuits: dict[Emotion, Circuit]) -> list[str]:
         if "undefined" in circuit.judgement:
             notices.append(f"{e}: no circuit: {circuit.judgement['undefined']}")
         elif not circuit.judgement["reached"]:
-            notices.append(f"{e}: no circuit of significant components reaches the target faithfulness; best one shown")
+            notices.append(f"{e}: all significant components together miss the target faithfulness; they are shown")
     return notices
 
 
@@ -330,6 +341,15 @@ def _versions() -> dict[str, str]:
     from circuits import __version__
 
     return {name: __version__ if name == "emotion-circuits" else version(name) for name in _PACKAGES}
+
+
+def _code() -> str:
+    """Hash of this package's own source: a mended bug must not be answered with the old numbers."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(f"{file.relative_to(root).as_posix()}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _slug(thing: Model | Prompts) -> str:

@@ -12,28 +12,41 @@ from circuits.effects.paths import edge_scores
 from circuits.effects.statistics import MIN_SCENARIOS, bootstrap
 from circuits.model.sites import Component
 
-__all__ = ["find_edges", "kept_edges"]
+__all__ = ["choose_edges", "kept_edges", "report_edges"]
 
 
-def find_edges(bench: Bench, nodes: tuple[Component, ...], *, share: float) -> tuple[Edge, ...]:
-    """Edges among ``embed``, ``nodes`` and the read-out, measured on the bench's texts.
+def choose_edges(bench: Bench, nodes: tuple[Component, ...], *, share: float) -> tuple[Edge, ...]:
+    """Edges among ``embed``, ``nodes`` and the read-out that matter on the bench's texts (those of ``select``).
 
     ``share`` is the smallest score kept, relative to the strongest one: first-order scores shrink where attention saturates, so
     a bound in logits would cut the early layers off. An interval that includes zero is never kept.
     """
     if not nodes:
         return ()
+    return kept_edges(*_scores(bench, nodes), str(bench.emotion), share=share)
+
+
+def report_edges(bench: Bench, nodes: tuple[Component, ...], chosen: tuple[Edge, ...]) -> tuple[Edge, ...]:
+    """The chosen edges measured again on the bench's texts (those of ``test``), whatever comes out, strongest first."""
+    if not chosen:
+        return ()
+    scores, scenarios = _scores(bench, nodes)
+    wanted = {(edge.source, edge.target): scores[edge.source, edge.target] for edge in chosen}
+    return kept_edges(wanted, scenarios, str(bench.emotion), share=None)
+
+
+def _scores(bench: Bench, nodes: tuple[Component, ...]) -> tuple[Mapping[tuple[str, str], np.ndarray], np.ndarray]:
     scores = edge_scores(bench.model, bench.readout, bench.texts, nodes, bench.emotion)
-    scenarios = np.concatenate([piece.scenarios for piece in bench.texts])
-    return kept_edges(scores, scenarios, str(bench.emotion), share=share)
+    return scores, np.concatenate([piece.scenarios for piece in bench.texts])
 
 
 def kept_edges(
-    scores: Mapping[tuple[str, str], np.ndarray], scenarios: np.ndarray, readout: str, *, share: float
+    scores: Mapping[tuple[str, str], np.ndarray], scenarios: np.ndarray, readout: str, *, share: float | None
 ) -> tuple[Edge, ...]:
     """Edges whose mean score reaches ``share`` of the strongest, interval on one side of zero, strongest first.
 
-    With too few scenarios for an interval the size alone decides, and the interval is given as NaN.
+    With too few scenarios for an interval the size alone decides, and the interval is given as NaN. Without a ``share`` all are
+    kept. The intervals are not adjusted for the number of edges.
     """
     names = list(scores)
     _, place = np.unique(scenarios, return_inverse=True)
@@ -42,12 +55,14 @@ def kept_edges(
     np.add.at(values, place, np.stack([scores[name] for name in names], 1).astype(np.float64))
     values /= count[:, None]
     mean = values.mean(0)
-    kept = (np.abs(mean) >= share * np.abs(mean).max()) & (mean != 0)
+    everything = np.ones(len(names), dtype=bool)
+    kept = everything if share is None else (np.abs(mean) >= share * np.abs(mean).max()) & (mean != 0)
     low, high = np.full(len(names), np.nan), np.full(len(names), np.nan)
     if len(count) >= MIN_SCENARIOS and kept.any():
         index = np.flatnonzero(kept)
         low[index], high[index] = bootstrap(values[:, index])
-        kept &= (low > 0) | (high < 0)
+        if share is not None:
+            kept &= (low > 0) | (high < 0)
     edges = [
         Edge(
             *names[i], float(mean[i]), float(low[i]), float(high[i]), "direct" if names[i][1] == readout else "gradient"

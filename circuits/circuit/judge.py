@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from circuits.circuit.edges import find_edges
+from circuits.circuit.edges import choose_edges, report_edges
 from circuits.circuit.evaluation import Bench, Faithfulness, matched_random
-from circuits.circuit.graph import Circuit, Node
+from circuits.circuit.graph import Circuit, Edge, Node
 from circuits.circuit.selection import Selection, candidates, select
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation, Method, Positions
@@ -54,6 +54,7 @@ def judge(
     chosen, reported = effects.on(prompts.split(Split.SELECT)), effects.on(prompts.split(Split.TEST))
     judgements: dict[Emotion, dict[str, Any]] = {}
     selections: dict[Emotion, Selection] = {}
+    edges: dict[Emotion, tuple[Edge, ...]] = {}
     steps, positions = 3 * len(EMOTIONS), Positions(settings.positions)
     # One set of benches at a time: each holds replacement values for every layer.
     for e, bench in Bench.every(plans.select, positions).items():
@@ -66,16 +67,17 @@ def judge(
             **_accuracy(reported, e),
         }
         selections[e] = _selected(bench, ranked, settings, judgements[e])
+        edges[e] = choose_edges(bench, selections[e].components, share=settings.edge_share)
     result = {}
     for e, bench in Bench.every(plans.test, positions).items():
         watch("judging circuits", len(EMOTIONS) + e.column, steps)
-        result[e] = _reported(bench, selections[e].components, judgements[e], reported, direct, settings)
+        result[e] = _reported(bench, selections[e].components, edges[e], judgements[e], reported, direct, settings)
     if settings.ablation is not Ablation.MEAN:
         for e, bench in Bench.every(plans.test_mean, positions).items():
             watch("judging circuits", 2 * len(EMOTIONS) + e.column, steps)
             if result[e].circuit.nodes:
                 # A stricter question: with the data set's mean, machinery shared by all emotions goes as well.
-                judgements[e]["mean_ablation"] = _mean_ablation(bench, selections[e].components)
+                judgements[e]["mean_ablation"] = _mean_ablation(bench, selections[e].components, result[e].random)
     return result
 
 
@@ -99,6 +101,7 @@ def _selected(bench: Bench, ranked: tuple[Component, ...], settings: Settings, j
 def _reported(
     bench: Bench,
     nodes: tuple[Component, ...],
+    chosen: tuple[Edge, ...],
     judgement: dict[str, Any],
     effects: Effects,
     direct: Effects,
@@ -122,7 +125,7 @@ def _reported(
     if not nodes:
         judgement.setdefault("reached", False)
         return Judged(Circuit(e, (), (), judgement), ())
-    edges = find_edges(bench, nodes, share=settings.edge_share)
+    edges = report_edges(bench, nodes, chosen)
     return Judged(Circuit(e, _nodes(nodes, e, effects, direct.on(effects.prompts)), edges, judgement), random)
 
 
@@ -143,12 +146,14 @@ def _verdict(test: Bench, nodes: tuple[Component, ...], random: tuple[tuple[Comp
     }
 
 
-def _mean_ablation(bench: Bench, nodes: tuple[Component, ...]) -> dict[str, Any]:
+def _mean_ablation(
+    bench: Bench, nodes: tuple[Component, ...], random: tuple[tuple[Component, ...], ...]
+) -> dict[str, Any]:
     try:
-        found = bench.faithfulness(nodes)
+        found = _verdict(bench, nodes, random)
     except MeasurementError as error:
         return {"undefined": str(error)}
-    return _prefixed("faithfulness", found) | {"n": found.n}
+    return found | {"metric_whole": float(bench.whole.mean()), "metric_empty": float(bench.empty.mean())}
 
 
 def _prefixed(name: str, f: Faithfulness) -> dict[str, float]:

@@ -23,7 +23,7 @@ from circuits.model.sites import Kind
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
-__all__ = ["DatasetMeans", "batches", "replaced_embedding", "replacement"]
+__all__ = ["DatasetMeans", "batches", "replaced_embedding", "replacement", "require_complete"]
 
 
 _FIRST, _REST, _READOUT = 0, 1, 2
@@ -102,7 +102,7 @@ def replacement(
                 for kind in _KINDS
             )
         )
-    _require_complete(prompts)
+    require_complete(prompts)
     groups = torch.tensor(prompts.groups, device=tokens.ids.device)
     if ablation is Ablation.MEAN_SCENARIO:
         return streams.map(lambda t: _spread(_group_means(_class_means(t, tokens), groups), t, tokens))
@@ -120,7 +120,7 @@ def replaced_embedding(
     if ablation is Ablation.ZERO:
         return torch.zeros_like(embed)
     if ablation is not Ablation.MEAN:
-        _require_complete(prompts)
+        require_complete(prompts)
     groups = torch.tensor(prompts.groups, device=embed.device)
     if ablation is Ablation.RESAMPLE:
         partners = torch.tensor(_partners(prompts), device=embed.device)
@@ -181,7 +181,8 @@ def _resampled(
     return torch.where(usable.reshape(shape), taken, fallback)
 
 
-def _require_complete(prompts: Prompts) -> None:
+def require_complete(prompts: Prompts) -> None:
+    """Raise MeasurementError unless every group has all six emotions."""
     found: dict[tuple[str, str], set[int]] = {}
     for row in prompts.rows:
         found.setdefault(row.group, set()).add(row.emotion.column)

@@ -8,6 +8,7 @@ zero-ablation changes with folding.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,13 +116,19 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over every parameter and over the tokenizer's vocabulary: what the numbers depend on."""
+        """SHA-256 over parameters, configuration and the tokenizer's vocabulary: what the numbers depend on."""
         digest = hashlib.sha256()
         for key, value in sorted(self.bridge.original_model.state_dict().items()):
             # The bridge wraps modules; its own infix is no property of the weights.
             digest.update(key.replace("._original_component", "").encode())
             digest.update(f"{tuple(value.shape)}{value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        config = self.bridge.original_model.config.to_dict()
+        # Names and versions say where a model came from, not what it computes.
+        skipped = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+        digest.update(
+            json.dumps({k: v for k, v in config.items() if k not in skipped}, sort_keys=True, default=str).encode()
+        )
         for word, index in sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1]):
             digest.update(f"{index}:{word}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
@@ -209,7 +216,7 @@ class Model:
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of one text, with the special tokens this tokenizer itself puts in front, and none behind."""
-        ids = list(self.tokenizer(text)["input_ids"])
+        ids = list(self.tokenizer(text, verbose=False)["input_ids"])
         return ids[: len(ids) - self._closing]  # a closing token would become the read-out position
 
     @cached_property

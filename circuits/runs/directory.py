@@ -173,7 +173,9 @@ _MANIFEST: Mapping[str, Any] = {
 _JUDGEMENT: Mapping[str, Any] = {
     "reached": bool,
     "random": list,
-    **dict.fromkeys(("faithfulness", "metric_whole", "random_mean", "random_p", "random_n", "n"), _NUMBER),
+    **dict.fromkeys(
+        ("faithfulness", "metric_whole", "metric_empty", "random_mean", "random_p", "random_n", "n"), _NUMBER
+    ),
     # An interval needs five scenarios.
     **dict.fromkeys(("faithfulness_low", "faithfulness_high"), (*_NUMBER, type(None))),
 }

@@ -29,10 +29,14 @@ def in_words(circuit: Circuit) -> str:
     heads = sum(n.component.kind is Kind.HEAD for n in circuit.nodes)
     neurons = len(circuit.nodes) - heads
     reached = "" if j["reached"] else " (the target was not reached)"
-    chance = "" if j["random_p"] < 0.05 else ": no better than chance, so no evidence of a circuit"
+    if 1 / (1 + j["random_n"]) >= 0.05:
+        chance = ": too few of them to tell it from chance (20 are needed)"
+    else:
+        chance = "" if j["random_p"] < 0.05 else ": no better than chance, so no evidence of a circuit"
+    gap = j["metric_whole"] - j["metric_empty"]
     return (
         f"{e}: {heads} heads and {neurons} neurons keep {percent(j['faithfulness'])} "
-        f"[{percent(j['faithfulness_low'])}, {percent(j['faithfulness_high'])}] of the model's {j['metric_whole']:.2f} logits "
+        f"[{percent(j['faithfulness_low'])}, {percent(j['faithfulness_high'])}] of the {gap:.2f} logits the model adds "
         f"on {j['n']} unseen scenarios{reached}; {j['random_n']} random circuits of the same shape keep "
         f"{percent(j['random_mean'])} on average, {percent(max(j['random']))} at most{chance}"
     )
