@@ -1,7 +1,8 @@
 """How do the six emotion directions lie to each other, from half-layer to half-layer?
 
-Six vectors centred on their mean have an average pairwise cosine of -0.2 whatever the model does; only departures from that are
-about the model. Intervals are over scenarios (the directions are estimated again on resampled scenarios).
+Six vectors of equal length centred on their mean have an average pairwise cosine of -0.2 whatever the model does; only
+departures from that are about the model. Intervals are over scenarios (the directions are estimated again on resampled
+scenarios); the 15 pairs of each state are not adjusted for their number.
 
 Example: python experiments/geometry.py --model embedded --prompts microstories
 """
@@ -15,6 +16,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import circuits
 from circuits.directions.estimators import group_means
@@ -48,7 +50,9 @@ def main(
     )
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
     n = len(deviations)
-    console.print(f"cosines of the six directions, 95% interval over n = {n} scenarios; centred vectors average -0.20")
+    console.print(
+        f"cosines of the six directions, 95% interval over n = {n} scenarios; centred vectors of equal length average -0.20"
+    )
     for place, state in enumerate(loaded.states):
         pairs = sorted(range(len(PAIRS)), key=lambda i: found[i, place])
         ends = [tell(pairs[-1], place, found, low, high), tell(pairs[0], place, found, low, high)]
@@ -70,7 +74,7 @@ def main(
         "n": n,
     }
     write_json(place / "geometry.json", table)
-    console.print(f"\nopen {place / 'geometry.html'}")
+    console.print(f"\nopen {escape(str(place / 'geometry.html'))}", soft_wrap=True)
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:

@@ -10,10 +10,12 @@ Example: python experiments/onset.py --model embedded --prompts microstories --a
 from __future__ import annotations
 
 import sys
+from html import escape as html_escape
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import circuits
 from circuits.directions.decoding import Decodability, across, within
@@ -28,7 +30,7 @@ def main(
     model: Annotated[str, typer.Option(help="'embedded', a directory or a hub name.")] = "embedded",
     prompts: Annotated[str, typer.Option(help="The set to decode in.")] = "microstories",
     other: Annotated[str, typer.Option("--across", help="The set to transfer to.")] = "situations",
-    permutations: Annotated[int, typer.Option(help="Label permutations and bootstrap draws.")] = 200,
+    permutations: Annotated[int, typer.Option(help="Label permutations of the null.")] = 200,
 ) -> None:
     """Decode each emotion at both positions of every layer."""
     console = Console(highlight=False)
@@ -51,15 +53,15 @@ def main(
     }
     parts = []
     for name, result in results.items():
-        console.print(f"\n[bold]{name}[/] (AUROC one against the rest, 95% interval, n = {result.n} scenarios)")
+        console.print(f"\n[bold]{escape(name)}[/] (AUROC one against the rest, 95% interval, n = {result.n} scenarios)")
         for e in circuits.EMOTIONS:
             console.print(f"  {verdict(result, e)}")
         states = [s.name for s in result.states]
-        parts.append(figures.onset(result.auroc, result.low, result.high, result.threshold, states, name))
+        parts.append(figures.onset(result.auroc, result.low, result.high, result.threshold, states, html_escape(name)))
     place = run.directory / "figures"
     write_bytes(place / "onset.html", page(f"Onset in {loaded.name}", parts).encode())
     write_json(place / "onset.json", {name: as_json(r) for name, r in results.items()})
-    console.print(f"\nopen {place / 'onset.html'}")
+    console.print(f"\nopen {escape(str(place / 'onset.html'))}", soft_wrap=True)
 
 
 def verdict(result: Decodability, e: circuits.Emotion) -> str:

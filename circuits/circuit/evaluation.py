@@ -86,7 +86,7 @@ class Bench:
             with hooked(self.model, changes):
                 final = final_stream(self.model, piece.tokens)
             metric = self.readout(piece.tokens.at_readout(final))[:, self.emotion.column]
-            values.append(metric.to(torch.float64).cpu().numpy())
+            values.append(metric.cpu().to(torch.float64).numpy())
             scenarios.append(piece.scenarios)
         found, place = np.unique(np.concatenate(scenarios), return_inverse=True)
         total = np.zeros(len(found))
@@ -120,9 +120,10 @@ class Bench:
         if len(gap) >= MIN_SCENARIOS:
             rows = np.random.default_rng(0).integers(0, len(gap), (_DRAWS, len(gap)))
             below = gap[rows].mean(1)
-            # A resample in which the model itself shows nothing has no ratio; it can only widen the interval.
-            ratios = (circuit - self.empty)[rows].mean(1) / np.where(below > 0, below, np.nan)
-            low, high = (float(x) for x in np.nanquantile(ratios, [0.025, 0.975]))
+            # A resample in which the model itself shows nothing has no ratio; then no interval can be given.
+            if (below > 0).all():
+                ratios = (circuit - self.empty)[rows].mean(1) / below
+                low, high = (float(x) for x in np.quantile(ratios, [0.025, 0.975]))
         return Faithfulness(
             value, low, high, float(circuit.mean()), float(self.empty.mean()), float(self.whole.mean()), len(gap)
         )

@@ -44,7 +44,8 @@ def candidates(effects: Effects, e: Emotion, *, alpha: float = 0.05) -> tuple[Co
 def select(bench: Bench, ranked: tuple[Component, ...], *, target: float) -> Selection:
     """The shortest top of ``ranked`` whose faithfulness on the bench reaches ``target``; all of it when none does.
 
-    Bisection assumes that longer lists are more faithful; the result is what was measured, whatever was assumed.
+    Bisection assumes that longer lists are more faithful. The result reaches the target as measured;
+    where the assumption fails a shorter list might as well.
     """
     if not ranked:
         return Selection((), 0.0, False, 0)
@@ -57,8 +58,7 @@ def select(bench: Bench, ranked: tuple[Component, ...], *, target: float) -> Sel
 
     low, high = 0, len(ranked)
     if value(high) < target:
-        best = max(known, key=lambda size: known[size])
-        return Selection(ranked[:best], known[best], False, len(ranked))
+        return Selection(ranked, known[high], False, len(ranked))
     while high - low > 1:
         middle = (low + high) // 2
         if value(middle) >= target:

@@ -78,8 +78,8 @@ class _Centred:
             # Behind a post-norm the write is activation times a factor of the prompt: only their product can be centred.
             activations=_centre(writes.activations, prompts)
             if writes.factors is None
-            else writes.activations.double().cpu(),
-            factors=None if writes.factors is None else writes.factors.double().cpu(),
+            else writes.activations.cpu().double(),
+            factors=None if writes.factors is None else writes.factors.cpu().double(),
             biases=_centre(writes.biases, prompts),
             embed=_centre(writes.embed, prompts),
             states=_centre(writes.states, prompts),
@@ -91,7 +91,7 @@ def _centre(tensor: torch.Tensor, prompts: Prompts) -> torch.Tensor:
     """``tensor`` [prompt, ...] in float64 minus the mean over each prompt's group."""
     groups = torch.tensor(prompts.groups)
     count = torch.bincount(groups).double()
-    values = tensor.double().cpu()
+    values = tensor.cpu().double()
     total = torch.zeros(len(count), *values.shape[1:], dtype=torch.float64).index_add_(0, groups, values)
     return values - (total / count.reshape(-1, *[1] * (values.dim() - 1)))[groups]
 
@@ -100,7 +100,7 @@ def _contributions(model: Model, centred: _Centred, vector: Array, mine: torch.T
     """Projection of every head's and neuron's centred write on ``vector``: [prompt, layer, head], [prompt, layer, neuron]."""
     v = torch.tensor(vector, dtype=torch.float64)
     heads = centred.heads[mine] @ v
-    weights = torch.stack([model.W_out(layer).double().cpu() for layer in range(model.n_layers)])
+    weights = torch.stack([model.W_out(layer).cpu().double() for layer in range(model.n_layers)])
     if centred.factors is None:
         neurons = centred.activations[mine] * (weights @ v)
     else:
@@ -196,6 +196,7 @@ class _Ratio:
     def row(self, part: Array) -> dict[str, float]:
         values = self._mean(part)
         low = high = float("nan")
+        # Where the whole may be nothing a share has no interval; the contribution beside it stays meaningful.
         if self.n >= MIN_SCENARIOS and (self._draws > 0).all():
             low, high = (float(x) for x in np.quantile((self._rows @ values) / self._draws, [0.025, 0.975]))
         return {"contribution": float(values.mean()), "share": self.share(part), "low": low, "high": high}
@@ -207,7 +208,7 @@ def _cosine(model: Model, centred: _Centred, c: Component, mine: torch.Tensor, v
         write = centred.heads[mine, c.layer, c.index].mean(0).numpy()
     else:
         amount = centred.activations[:, c.layer, c.index]
-        weight = model.W_out(c.layer)[c.index].double().cpu()
+        weight = model.W_out(c.layer)[c.index].cpu().double()
         if centred.factors is not None:
             whole = amount[:, None] * centred.factors[:, c.layer] * weight
             write = _centre(whole, centred.prompts)[mine].mean(0).numpy()

@@ -23,6 +23,8 @@ __all__ = ["Decodability", "across", "within"]
 
 Array = NDArray[np.float64]
 
+_DRAWS = 1000
+
 
 @dataclass(frozen=True)
 class Decodability:
@@ -83,8 +85,8 @@ def _decodability(
         maxima[i] = _auroc(score(shuffled), shuffled.prompts.emotions).max(1)  # type: ignore[operator]
     count = int(scenarios.max()) + 1
     members = [np.flatnonzero(scenarios == s) for s in range(count)]
-    draws = np.empty((permutations, len(EMOTIONS), len(states)))
-    for i in range(permutations):
+    draws = np.empty((_DRAWS, len(EMOTIONS), len(states)))
+    for i in range(_DRAWS):
         rows = np.concatenate([members[s] for s in rng.integers(0, count, count)])
         draws[i] = _auroc(projections[rows], labels[rows])
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)

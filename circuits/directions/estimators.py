@@ -86,7 +86,10 @@ def grand_mean(readings: Readings) -> Array:
     for state in range(vectors.shape[1]):
         neutral = readings.neutral[:, state] - readings.neutral[:, state].mean(0)
         _, singular, axes = np.linalg.svd(neutral, full_matrices=False)
-        share = np.cumsum(singular**2) / max(float((singular**2).sum()), 1e-300)
+        total = float((singular**2).sum())
+        if total <= (np.finfo(np.float32).eps * np.abs(readings.neutral[:, state]).max()) ** 2 * neutral.size:
+            continue  # neutral texts that do not vary here have no components to take out
+        share = np.cumsum(singular**2) / total
         top = axes[: int(np.searchsorted(share, _NEUTRAL_VARIANCE)) + 1]
         vectors[:, state] -= vectors[:, state] @ top.T @ top
     result: Array = vectors

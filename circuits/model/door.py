@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,15 @@ def _locate(name: str) -> str:
 
 def _reachable(endpoint: str) -> bool:
     """One quick connection: the hub client itself retries for over twenty seconds before it gives up."""
+    # In a thread, because name resolution and many addresses have no common deadline of their own.
+    answer: list[bool] = []
+    thread = threading.Thread(target=lambda: answer.append(_connects(endpoint)), daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS)
+    return bool(answer and answer[0])
+
+
+def _connects(endpoint: str) -> bool:
     parts = urlsplit(endpoint)
     proxy = os.environ.get(f"{parts.scheme}_proxy") or os.environ.get(f"{parts.scheme.upper()}_PROXY")
     if proxy:
@@ -137,7 +147,7 @@ def _reachable(endpoint: str) -> bool:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         with socket.create_connection((parts.hostname or "", port), timeout=_PROBE_SECONDS):
             return True
-    except OSError:
+    except (OSError, ValueError):  # a port that is no number is a ValueError
         return False
 
 

@@ -84,7 +84,10 @@ def capture(model: Model, prompts: Prompts, *, start: int = 1) -> Readings:
         spans.append(_stacked(run, partial(_span, tokens=tokens, start=start)))
     neutral = None
     if prompts.neutral:
-        texts, names = list(prompts.neutral.values()), [f"neutral text of {s}" for s in prompts.neutral]
+        texts, names = (
+            list(prompts.neutral.values()),
+            [f"neutral text of {scenario}" for scenario, _ in prompts.neutral],
+        )
         runs = _runs(model, texts, names)
         parts = [_stacked(run, partial(_span, tokens=tokens, start=start)) for tokens, run in runs]
         neutral = np.concatenate(parts)
@@ -141,7 +144,7 @@ def _states(run: Recording) -> list[Tensor]:
 
 
 def _stacked(run: Recording, read: Callable[[Tensor], Tensor]) -> Array:
-    values: Array = torch.stack([read(state) for state in _states(run)], 1).to(torch.float64).cpu().numpy()
+    values: Array = torch.stack([read(state) for state in _states(run)], 1).cpu().to(torch.float64).numpy()
     return values
 
 

@@ -134,9 +134,9 @@ class Prompts:
         return len({row.scenario for row in self.rows})
 
     @property
-    def neutral(self) -> dict[str, str]:
-        """Neutral text by scenario, for those that have one."""
-        return {row.scenario: row.neutral for row in self.rows if row.neutral is not None}
+    def neutral(self) -> dict[tuple[str, str], str]:
+        """Neutral text by group (scenario and valence), for those that have one."""
+        return {row.group: row.neutral for row in self.rows if row.neutral is not None}
 
     @cached_property
     def fingerprint(self) -> str:

@@ -93,7 +93,9 @@ def answer_tokens(encode: Callable[[str], list[int]], words: Mapping[Emotion, tu
             if len(owners[index]) > 1:
                 shared = ", ".join(sorted(owners[index] - {e}))
                 notices.append(f"{e}: {word!r} dropped: its first token also begins a word of {shared}")
-            elif index not in kept:
+            elif index in kept:
+                notices.append(f"{e}: {word!r} adds nothing: another of its words begins with the same token")
+            else:
                 kept.append(index)
         if not kept:
             raise AnswerError(

@@ -201,6 +201,15 @@ def _require(found: object, wanted: Any, where: str) -> None:
             raise RunError(f"{where}: {key} holds something that is no number; the run was not made by this package")
 
 
+def _foreign(directory: Path) -> bool:
+    """Whether a directory holds files that are no run's."""
+    try:
+        found = list(directory.iterdir()) if os.path.isdir(directory) else []
+    except OSError as error:
+        raise RunError(f"{directory} cannot be read: {error.strerror}; choose another --out") from error
+    return any(p.name not in (".lock", "parts") and not files.temporary(p) for p in found)
+
+
 def _digest(path: Path) -> str:
     try:
         with open(path, "rb") as stream:
@@ -244,9 +253,7 @@ class RunWriter:
                     f"{directory} holds a run of another model, prompt set, setting or version; "
                     "choose another --out or remove it"
                 )
-        elif os.path.isdir(directory) and any(
-            p.name not in (".lock", "parts") and not files.temporary(p) for p in directory.iterdir()
-        ):
+        elif _foreign(directory):
             raise RunError(f"{directory} is not empty and holds no run; choose an empty or new directory")
         try:
             directory.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """Figures of a run, as plotly figures for notebooks, the report and pictures.
 
 Colours are distinguishable with the common colour-vision deficiencies (Okabe & Ito 2008). Solid marks are exact effects,
-hollow ones first-order estimates. Intervals are drawn wherever a number is.
+hollow ones first-order estimates. Points and bars carry their 95% intervals; heat maps show estimates alone, their
+intervals are in the tables.
 """
 
 from __future__ import annotations
@@ -189,6 +190,8 @@ def cosines(vectors: NDArray[np.floating[Any]], states: list[str], wanted: list[
     names = [str(e) for e in EMOTIONS]
     for column, state in enumerate(wanted, 1):
         v = vectors[:, states.index(state)]
+        # A direction that does not exist there has no cosine, rather than 0.
+        v = np.where(np.linalg.norm(v, axis=1, keepdims=True) > 0, v, np.nan)
         heat = go.Heatmap(
             z=v @ v.T, x=names, y=names, zmin=-1, zmax=1, colorscale="RdBu", texttemplate="%{z:.2f}", textfont={"size": 8},
             showscale=column == len(wanted),
@@ -227,7 +230,7 @@ def writers(table: pd.DataFrame, e: Emotion) -> go.Figure:
                 line={"color": colour, "dash": dash},
             )
         else:
-            figure.add_bar(x=part["state"], y=part["share"], name=item, marker={"color": colour})
+            figure.add_bar(x=part["state"], y=part["share"], name=item, marker={"color": colour}, error_y=error)
     figure.update_layout(barmode="relative", legend={"orientation": "h", "y": -0.15})
     figure.update_yaxes(title="share of the projection")
     return _styled(figure, f"{e}: who writes its direction, state by state")
@@ -237,7 +240,7 @@ def onset(
     auroc: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64],
     threshold: NDArray[np.float64], states: list[str], title: str,
 ) -> go.Figure:  # fmt: skip
-    """Held-out AUROC by state and emotion with 95% intervals; dotted: the max-statistic null's 95th percentile."""
+    """Held-out AUROC by state and emotion with 95% intervals; dotted: the largest of the six max-statistic thresholds (95%)."""
     figure = go.Figure()
     for e in EMOTIONS:
         row = e.column

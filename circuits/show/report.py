@@ -123,17 +123,25 @@ def _summary(circuits: Mapping[Emotion, Circuit]) -> str:
         if "faithfulness" not in j:
             rows.append([str(e), "0", "–", "–", "–", "–", percent(j["accuracy"]), str(j["accuracy_n"])])
             continue
-        mean = j.get("mean_ablation", {}).get("faithfulness")
+        strict = j.get("mean_ablation", {})
+        mean = _beside_random(strict) if "faithfulness" in strict else "–"
         rows.append(
             [
                 str(e), str(j["size"]), f"{percent(j['faithfulness'])} [{percent(j['faithfulness_low'])}, "
                 f"{percent(j['faithfulness_high'])}]", f"{percent(j['random_mean'])} (max {percent(max(j['random']))})",
-                "–" if mean is None else percent(mean), str(j["n"]), percent(j["accuracy"]), str(j["accuracy_n"]),
+                mean, str(j["n"]), percent(j["accuracy"]), str(j["accuracy_n"]),
             ]
         )  # fmt: skip
     head = ["emotion", "components", "faithfulness [95%]", "random circuits", "with data-set mean", "n scenarios",
             "six-way accuracy", "n texts"]  # fmt: skip
     return _table(head, rows)
+
+
+def _beside_random(j: Mapping[str, Any]) -> str:
+    interval = f"[{percent(j['faithfulness_low'])}, {percent(j['faithfulness_high'])}]"
+    return (
+        f"{percent(j['faithfulness'])} {interval}, random {percent(j['random_mean'])} (max {percent(max(j['random']))})"
+    )
 
 
 def _nodes(circuit: Circuit) -> str:

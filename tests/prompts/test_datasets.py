@@ -53,7 +53,7 @@ def test_a_file_and_the_same_rows_give_the_same_set(tmp_path: Path) -> None:
     assert read.ids == tuple(row["id"] for row in rows_of())
     assert read.texts == tuple(row["text"] for row in rows_of())
     assert read.answers == default_answers()
-    assert read.neutral == {row["scenario"]: row["neutral"] for row in rows_of()}
+    assert read.neutral == {(row["scenario"], ""): row["neutral"] for row in rows_of()}
     np.testing.assert_array_equal(read.emotions, list(range(6)) * 3)
     np.testing.assert_array_equal(read.scenarios, np.repeat([0, 1, 2], 6))
 

@@ -37,7 +37,9 @@ VALUES = {"values": np.arange(6, dtype=np.float32).reshape(2, 3), "clean": np.ar
 
 
 JUDGEMENT = {
-    "faithfulness": 0.75, "faithfulness_low": 0.5, "faithfulness_high": None, "metric_whole": 2.0, "reached": True, "n": 6,
+    "faithfulness": 0.75, "faithfulness_low": 0.5, "faithfulness_high": None, "metric_whole": 2.0,
+    "metric_empty": 0.0,
+    "reached": True, "n": 6,
     "random": [0.5, 0.25], "random_mean": 0.375, "random_p": 0.25, "random_n": 2, "mean_ablation": {"n": 6},
 }  # fmt: skip
 ABOUT = {
