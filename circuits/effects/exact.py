@@ -1,62 +1,107 @@
 """Total effects, exactly: the component is replaced and everything downstream recomputed.
 
-Nothing below the ablated half-layer changes, so the run is resumed there from the clean stream: whole MLP outputs and
-single neurons are one addition to the block's clean output (a neuron's change is rank one: ``Δa · W_out[n]``), heads and
-whole attention outputs need their own block once more; then only upper blocks are run.
+A component is ablated by changing what it adds to its half-layer, ``(replaced - clean) · W_O[h]`` for a head and
+``(replaced - clean) · W_out[n]`` for a neuron (a change of rank one); the run is then resumed above it
+(:mod:`circuits.model.resuming`), many ablations side by side. Effects are differences between two runs of the same arithmetic.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.effects.batch import Batch
+from circuits.effects.chunks import chunk_size, in_chunks
 from circuits.effects.kinds import Positions
-from circuits.model.running import Hook, hook_name, hooked
-from circuits.model.sites import Component, Kind
+from circuits.errors import MeasurementError
+from circuits.model.resuming import Change, Resumer
+from circuits.model.sites import Component, Half, Kind
+from circuits.model.ways import resumer
+from circuits.prompts.emotions import EMOTIONS
 
-__all__ = ["ablated_metric", "total_effect"]
-
-
-@torch.no_grad()
-def total_effect(batch: Batch, component: Component, positions: Positions) -> Float[Tensor, "prompt emotion"]:
-    """``metric(clean) - metric(component ablated)`` [logits] on every prompt of the batch."""
-    return batch.clean - ablated_metric(batch, component, positions)
+__all__ = ["Exact"]
 
 
-@torch.no_grad()
-def ablated_metric(batch: Batch, component: Component, positions: Positions) -> Float[Tensor, "prompt emotion"]:
-    """The metric with one component replaced."""
-    layer, kind = component.layer, component.kind
-    where = batch.where(positions)
-    clean, replaced = batch.run.streams.of(kind)[layer], batch.replaced.of(kind)[layer]
-    if kind is Kind.MLP:
-        stream = batch.run.pre[layer + 1] + where[..., None] * (replaced - clean)
-    elif kind is Kind.NEURON and not batch.run.post_norm:
-        change = where * (replaced[..., component.index] - clean[..., component.index])
-        stream = batch.run.pre[layer + 1] + change[..., None] * batch.model.W_out(layer)[component.index]
-    else:
-        edit = _edit(component, where, replaced)
-        with hooked(batch.model, {hook_name(layer, kind): edit}):
-            stream = batch.run.through(batch.model, layer)
-    final = batch.run.resume(batch.model, layer + 1, stream)
-    return batch.readout(batch.tokens.at_readout(final))
+@dataclass(frozen=True)
+class Exact:
+    """Exact effects on one batch.
 
+    Attributes:
+        resume: how upper blocks are run again.
+    """
 
-def _edit(component: Component, where: Tensor, replaced: Tensor) -> Hook:
-    """The activation with this component's part replaced where ``where`` is 1."""
+    batch: Batch
+    positions: Positions
+    resume: Resumer
 
-    def edit(tensor: Tensor) -> Tensor:
-        if component.kind is Kind.ATTN:
-            return torch.where(where[..., None] > 0, replaced, tensor)
-        result = tensor.clone()
-        if component.kind is Kind.HEAD:
-            part = torch.where(where[..., None] > 0, replaced[:, :, component.index], tensor[:, :, component.index])
-            result[:, :, component.index] = part
+    @classmethod
+    @torch.no_grad()
+    def of(cls, batch: Batch, positions: Positions) -> Exact:
+        return cls(batch, positions, resumer(batch.model, batch.run))
+
+    @cached_property
+    def _clean(self) -> Float[Tensor, "prompt emotion"]:
+        return self.batch.readout(self.resume.clean)
+
+    def effects(
+        self, components: Sequence[Component], *, size: int | None = None
+    ) -> Iterator[tuple[list[int], Float[Tensor, "component prompt emotion"]]]:
+        """``metric(clean) - metric(component ablated)`` [logits], a chunk at a time with the places of its components.
+
+        Raises:
+            MeasurementError: an effect is NaN or infinite (component and prompt are named), or memory does not suffice.
+        """
+        # Upward: alternatives that enter at different layers can go up together.
+        order = sorted(range(len(components)), key=lambda place: _height(components[place]))
+        tokens = self.batch.tokens
+        changed = tokens.ids.numel() if self.positions is Positions.ALL else len(tokens)
+        size = size or chunk_size(self.batch.model, changed)
+
+        @torch.no_grad()
+        def work(start: int, stop: int) -> Tensor:
+            some = [components[place] for place in order[start:stop]]
+            changes = [self._change(list(group)) for _, group in groupby(some, key=lambda c: (c.layer, c.kind))]
+            final = self.resume.after(changes, at_readout=self.positions is Positions.READOUT)
+            return self._clean - self.batch.readout(final)
+
+        for start, stop, found in in_chunks(len(order), size, work):
+            some = order[start:stop]
+            self._require_finite(found, [components[place] for place in some])
+            yield some, found
+
+    def _change(self, components: list[Component]) -> Change:
+        """What the half-layer gains when each of these, all of one kind and layer, is replaced."""
+        batch, (layer, kind) = self.batch, (components[0].layer, components[0].kind)
+        index = [c.index for c in components]
+        gain = batch.replaced.of(kind)[layer] - batch.run.streams.of(kind)[layer]
+        if kind in (Kind.HEAD, Kind.NEURON):
+            gain = gain[:, :, index]
+        if self.positions is Positions.ALL:
+            gain = gain * batch.where(Positions.ALL).reshape(*gain.shape[:2], *[1] * (gain.dim() - 2))
         else:
-            part = torch.where(where > 0, replaced[..., component.index], tensor[..., component.index])
-            result[..., component.index] = part
-        return result
+            gain = batch.tokens.at_readout(gain)[:, None]
+        if kind is Kind.HEAD:
+            return Change(layer, Half.ATTN, gain.permute(2, 0, 1, 3), batch.model.W_O(layer)[index])
+        if kind is Kind.NEURON:
+            return Change(layer, Half.MLP, gain.permute(2, 0, 1)[..., None], batch.model.W_out(layer)[index][:, None])
+        return Change(layer, components[0].half, gain[None])
 
-    return edit
+    def _require_finite(self, found: Tensor, components: list[Component]) -> None:
+        bad = torch.nonzero(~torch.isfinite(found))
+        if len(bad):
+            component, row, e = (int(i) for i in bad[0])
+            raise MeasurementError(
+                f"the effect of {components[component]} on prompt {self.batch.prompts.ids[row]!r} ({EMOTIONS[e]}) is "
+                f"{float(found[component, row, e])}; measure in float32 or drop the prompt"
+            )
+
+
+def _height(component: Component) -> tuple[int, str]:
+    """Components of one layer and kind side by side, layers upward."""
+    return component.layer, component.kind

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from circuits.effects.batch import Batch, Plan
 from circuits.effects.direct import direct_effect
-from circuits.effects.exact import total_effect
+from circuits.effects.exact import Exact
 from circuits.effects.gradient import first_order
 from circuits.effects.kinds import Ablation, Method, Positions, member
 from circuits.effects.statistics import MIN_SCENARIOS
@@ -66,18 +66,18 @@ def measure(
     steps = len(plan) * (len(wanted) if method is Method.EXACT else 1)
     done = 0
 
-    def step() -> None:
+    def step(count: int = 1) -> None:
         nonlocal done
-        done += 1
+        done += count
         if progress is not None:
             progress(done, steps)
 
     for batch in plan.batches(grad=method is Method.GRADIENT):
         clean[batch.rows] = _numpy(batch.clean)
         if method is Method.EXACT:
-            for i, component in enumerate(wanted):
-                values[i, batch.rows] = _numpy(total_effect(batch, component, positions))
-                step()
+            for places, found in Exact.of(batch, positions).effects(wanted):
+                values[np.ix_(places, batch.rows)] = _numpy(found)
+                step(len(places))
         else:
             _all_at_once(batch, wanted, method, positions, values)
             step()

@@ -8,49 +8,15 @@ effect in closed form (SCIENCE section 5), re-normalisation included.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.model.anatomy import Model
+from circuits.model.norms import Norm
 from circuits.prompts.metrics import Answers, answer_tokens
 
 __all__ = ["Readout"]
-
-
-@dataclass(frozen=True)
-class _FinalNorm:
-    """``weight * centre?(x) / sqrt(mean(centre?(x)²) + eps) + bias``: RMSNorm and LayerNorm alike."""
-
-    weight: Float[Tensor, " d_model"]
-    bias: Float[Tensor, " d_model"]
-    eps: float
-    centred: bool
-
-    @classmethod
-    def of(cls, model: Model) -> _FinalNorm:
-        module = model.bridge.ln_final
-        original = module.original_component
-        weight = getattr(original, "weight", None)
-        bias = getattr(original, "bias", None)
-        zeros = torch.zeros(model.d_model, device=model.device, dtype=model.dtype)
-        weight = zeros + 1 if weight is None else weight.detach()
-        if getattr(model.bridge.cfg, "rmsnorm_uses_offset", False):
-            weight = weight + 1
-        eps = getattr(original, "variance_epsilon", None)
-        if eps is None:
-            eps = getattr(original, "eps", None)
-        return cls(
-            weight=weight,
-            bias=zeros if bias is None else bias.detach(),
-            eps=float(model.bridge.cfg.eps if eps is None else eps),
-            centred=not bool(model.bridge.cfg.uses_rms_norm),
-        )
-
-    def centre(self, x: Tensor) -> Tensor:
-        return x - x.mean(-1, keepdim=True) if self.centred else x
 
 
 class Readout:
@@ -63,10 +29,10 @@ class Readout:
     def __init__(self, model: Model, answers: Answers) -> None:
         self.model = model
         self.answers = answers
-        self.norm = _FinalNorm.of(model)
+        self.norm = Norm.of(model.bridge.ln_final, model.bridge.cfg)
         weight, self._bias = model.unembedding(answers.columns)
-        self._columns = self.norm.weight[:, None] * weight  # [d_model, answer]
-        self._offset = self.norm.bias @ weight + self._bias
+        self._columns = self.norm.gain(weight.T)[:, None] * weight  # [d_model, answer]
+        self._offset = self.norm.shift(weight.T) @ weight + self._bias
         cap = getattr(model.bridge.cfg, "output_logits_soft_cap", None)
         self._cap = float(cap) if cap is not None and cap > 0 else None
         self._contrast = torch.tensor(answers.contrast(), device=model.device, dtype=model.dtype)
@@ -84,8 +50,7 @@ class Readout:
     def logits(self, stream: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch answer"]:
         """Answer logits of final streams."""
         x = self.norm.centre(stream)
-        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.norm.eps)
-        return self._capped((x @ self._columns) * scale + self._offset)
+        return self._capped((x @ self._columns) * self.norm.scale(x) + self._offset)
 
     def __call__(self, stream: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch emotion"]:
         """The six logit differences [logits] of final streams."""

@@ -1,0 +1,95 @@
+"""Resuming a clean run above a changed write, at the read-out token: the one operation all exact effects are made of.
+
+A head, a neuron or a half-layer is ablated by changing what it adds to the stream; nothing below it changes, so the upper
+blocks alone are run again, many changes side by side. Two ways lead there and give the same numbers:
+:class:`~circuits.model.plainrun.PlainRun` and :class:`~circuits.model.replay.Replay`; :mod:`circuits.model.ways` chooses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.model.anatomy import Model, Tokens
+from circuits.model.running import Recording
+from circuits.model.sites import Half
+
+__all__ = ["Change", "Resumer"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one half-layer gains in each of several alternatives (the axis ``chunk``).
+
+    Attributes:
+        amount: ``[chunk, prompt, pos, rank]``; pos has length one where only the read-out token changes.
+        write: ``[chunk, rank, d_model]``, what one unit of each rank writes into the half-layer's *sum*: ``W_O`` of a head, one
+            row of ``W_out`` for a neuron. None: ``amount`` itself is added to what the half-layer puts out, behind any norm.
+    """
+
+    layer: int
+    half: Half
+    amount: Float[Tensor, "chunk prompt pos rank"]
+    write: Float[Tensor, "chunk rank d_model"] | None = None
+
+    @property
+    def summed(self) -> bool:
+        """Whether the change enters the half-layer's sum, before any norm behind it."""
+        return self.write is not None
+
+    @cached_property
+    def full(self) -> Float[Tensor, "chunk prompt pos d_model"]:
+        """The change written out."""
+        if self.write is None:
+            return self.amount
+        if self.amount.shape[-1] == 1:
+            return self.amount * self.write[:, None]
+        chunk, n, pos, rank = self.amount.shape
+        return torch.bmm(self.amount.reshape(chunk, n * pos, rank), self.write).view(chunk, n, pos, -1)
+
+    def __len__(self) -> int:
+        return int(self.amount.shape[0])
+
+
+class Resumer(ABC):
+    """One clean run, ready to be entered above any half-layer.
+
+    Attributes:
+        clean: final stream at the read-out, ``[prompt, d_model]``, without a change and by the same arithmetic as with one.
+        notice: why the slower way was taken; empty otherwise.
+    """
+
+    clean: Tensor
+    notice: str = ""
+
+    def __init__(self, model: Model, run: Recording) -> None:
+        self.model = model
+        self.run = run
+
+    @property
+    def tokens(self) -> Tokens:
+        return self.run.tokens
+
+    @property
+    def top(self) -> int:
+        """The last layer."""
+        return self.model.n_layers - 1
+
+    @abstractmethod
+    def after(self, changes: Sequence[Change], *, at_readout: bool) -> Float[Tensor, "chunk prompt d_model"]:
+        """Final stream at the read-out with each change alone; alternatives of all changes one after the other.
+
+        Changes come in ascending order of layer, and with ``at_readout`` they concern the read-out token alone.
+        """
+
+    def picked(self, states: Float[Tensor, "*chunk prompt pos d"]) -> Float[Tensor, "*chunk prompt 1 d"]:
+        """States at each prompt's read-out token, the axis ``pos`` kept with length one."""
+        rows = torch.arange(states.shape[-3], device=states.device)
+        found: Tensor = states[..., rows, self.tokens.last.to(states.device), :]
+        return found.unsqueeze(-2)
