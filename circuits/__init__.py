@@ -5,10 +5,14 @@ Names are imported when first used: reading a run or asking for help must not wa
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Two spinning OpenMP threads on a busy machine are ten times slower than two waiting ones. Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "Ablation": "circuits.effects.kinds",

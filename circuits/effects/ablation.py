@@ -105,9 +105,28 @@ def replacement(
     require_complete(prompts)
     groups = torch.tensor(prompts.groups, device=tokens.ids.device)
     if ablation is Ablation.MEAN_SCENARIO:
-        return streams.map(lambda t: _spread(_group_means(_class_means(t, tokens), groups), t, tokens))
+        alike = _begin_alike(tokens, groups)
+        return streams.map(
+            lambda t: _kept_first(_spread(_group_means(_class_means(t, tokens), groups), t, tokens), t, alike)
+        )
     partners = torch.tensor(_partners(prompts), device=tokens.ids.device)
     return streams.map(lambda t: _resampled(t, tokens, groups, partners))
+
+
+def _begin_alike(tokens: Tokens, groups: Tensor) -> Tensor:
+    """Which texts ``[prompt]`` begin with the same token as all others of their group, and go on after it."""
+    first = tokens.ids[:, 0]
+    lead = torch.zeros(int(groups.max()) + 1, dtype=first.dtype, device=first.device)
+    lead[groups] = first
+    other = torch.zeros_like(lead, dtype=torch.bool)
+    other[groups[(first != lead[groups]) | (tokens.last == 0)]] = True
+    return ~other[groups]
+
+
+def _kept_first(replaced: Tensor, clean: Tensor, alike: Tensor) -> Tensor:
+    """A first token sees only itself, so where all texts begin alike its mean is itself: exactly, not up to rounding."""
+    replaced[alike, 0] = clean[alike, 0]
+    return replaced
 
 
 def replaced_embedding(

@@ -18,8 +18,10 @@ from circuits.effects.ablation import DatasetMeans, batches, replaced_embedding,
 from circuits.effects.kinds import Ablation, Positions
 from circuits.model.anatomy import Model, Tokens
 from circuits.model.readout import Readout
+from circuits.model.resuming import Resumer
 from circuits.model.running import Recording, Streams, record
 from circuits.model.sites import Half
+from circuits.model.ways import resumer
 from circuits.prompts.datasets import Prompts
 
 __all__ = ["Batch", "Plan"]
@@ -49,6 +51,11 @@ class Batch:
     def clean(self) -> Float[Tensor, "prompt emotion"]:
         """The metric without ablation."""
         return self.readout(self.tokens.at_readout(self.run.final))
+
+    @cached_property
+    def resume(self) -> Resumer:
+        """The clean run, ready to be entered with changed writes."""
+        return resumer(self.model, self.run)
 
     def where(self, positions: Positions) -> Float[Tensor, "prompt pos"]:
         """1 where an ablation applies: every real token, or the read-out token."""

@@ -8,7 +8,7 @@ A component is ablated by changing what it adds to its half-layer, ``(replaced -
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 
@@ -20,9 +20,8 @@ from circuits.effects.batch import Batch
 from circuits.effects.chunks import chunk_size, in_chunks
 from circuits.effects.kinds import Positions
 from circuits.errors import MeasurementError
-from circuits.model.resuming import Change, Resumer
+from circuits.model.resuming import Change
 from circuits.model.sites import Component, Half, Kind
-from circuits.model.ways import resumer
 from circuits.prompts.emotions import EMOTIONS
 
 __all__ = ["Exact"]
@@ -30,24 +29,15 @@ __all__ = ["Exact"]
 
 @dataclass(frozen=True)
 class Exact:
-    """Exact effects on one batch.
-
-    Attributes:
-        resume: how upper blocks are run again.
-    """
+    """Exact effects on one batch."""
 
     batch: Batch
     positions: Positions
-    resume: Resumer
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, batch: Batch, positions: Positions) -> Exact:
-        return cls(batch, positions, resumer(batch.model, batch.run))
+    _cached: dict[tuple[int, Kind], Tensor] = field(default_factory=dict)
 
     @cached_property
     def _clean(self) -> Float[Tensor, "prompt emotion"]:
-        return self.batch.readout(self.resume.clean)
+        return self.batch.readout(self.batch.resume.clean)
 
     def effects(
         self, components: Sequence[Component], *, size: int | None = None
@@ -67,7 +57,7 @@ class Exact:
         def work(start: int, stop: int) -> Tensor:
             some = [components[place] for place in order[start:stop]]
             changes = [self._change(list(group)) for _, group in groupby(some, key=lambda c: (c.layer, c.kind))]
-            final = self.resume.after(changes, at_readout=self.positions is Positions.READOUT)
+            final = self.batch.resume.after(changes, at_readout=self.positions is Positions.READOUT)
             return self._clean - self.batch.readout(final)
 
         for start, stop, found in in_chunks(len(order), size, work):
@@ -77,20 +67,33 @@ class Exact:
 
     def _change(self, components: list[Component]) -> Change:
         """What the half-layer gains when each of these, all of one kind and layer, is replaced."""
-        batch, (layer, kind) = self.batch, (components[0].layer, components[0].kind)
+        model, (layer, kind) = self.batch.model, (components[0].layer, components[0].kind)
+        gains = self._gains(layer, kind)
         index = [c.index for c in components]
-        gain = batch.replaced.of(kind)[layer] - batch.run.streams.of(kind)[layer]
-        if kind in (Kind.HEAD, Kind.NEURON):
-            gain = gain[:, :, index]
-        if self.positions is Positions.ALL:
-            gain = gain * batch.where(Positions.ALL).reshape(*gain.shape[:2], *[1] * (gain.dim() - 2))
-        else:
-            gain = batch.tokens.at_readout(gain)[:, None]
         if kind is Kind.HEAD:
-            return Change(layer, Half.ATTN, gain.permute(2, 0, 1, 3), batch.model.W_O(layer)[index])
+            return Change(layer, Half.ATTN, gains[index], model.W_O(layer)[index])
         if kind is Kind.NEURON:
-            return Change(layer, Half.MLP, gain.permute(2, 0, 1)[..., None], batch.model.W_out(layer)[index][:, None])
-        return Change(layer, components[0].half, gain[None])
+            return Change(layer, Half.MLP, gains[index][..., None], model.W_out(layer)[index][:, None])
+        return Change(layer, components[0].half, gains)
+
+    def _gains(self, layer: int, kind: Kind) -> Tensor:
+        """Replacement minus clean activation of all components of a layer, ``[component, prompt, pos, ..]``."""
+        if (layer, kind) not in self._cached:
+            self._cached.clear()  # components come layer by layer
+            clean, replaced = (t.of(kind)[layer] for t in (self.batch.run.streams, self.batch.replaced))
+            if self.positions is Positions.ALL:
+                where = self.batch.where(Positions.ALL)
+                gain = (replaced - clean) * where.reshape(*where.shape, *[1] * (clean.dim() - 2))
+            else:
+                gain = (self.batch.tokens.at_readout(replaced) - self.batch.tokens.at_readout(clean))[:, None]
+            if kind is Kind.HEAD:
+                gain = gain.permute(2, 0, 1, 3)
+            elif kind is Kind.NEURON:
+                gain = gain.permute(2, 0, 1)
+            else:
+                gain = gain[None]
+            self._cached[layer, kind] = gain.contiguous()
+        return self._cached[layer, kind]
 
     def _require_finite(self, found: Tensor, components: list[Component]) -> None:
         bad = torch.nonzero(~torch.isfinite(found))

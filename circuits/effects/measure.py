@@ -75,7 +75,7 @@ def measure(
     for batch in plan.batches(grad=method is Method.GRADIENT):
         clean[batch.rows] = _numpy(batch.clean)
         if method is Method.EXACT:
-            for places, found in Exact.of(batch, positions).effects(wanted):
+            for places, found in Exact(batch, positions).effects(wanted):
                 values[np.ix_(places, batch.rows)] = _numpy(found)
                 step(len(places))
         else:

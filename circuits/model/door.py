@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-# Two spinning OpenMP threads on a busy machine are ten times slower than two waiting ones.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import torch
 
 from circuits import jsontext, shipped
 from circuits.errors import ModelLoadError, UnsupportedModelError
 from circuits.model.anatomy import Capabilities, Model
 from circuits.model.laws import check, short_prompt
+from circuits.model.machine import keep_memory
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -61,6 +59,7 @@ def load(
         UnsupportedModelError: mixture of experts, recurrent blocks, or not a decoder.
         LawError: the residual stream is not the sum of its writes.
     """
+    keep_memory()
     if not isinstance(name_or_path_or_bridge, str | os.PathLike):
         return _examined(name_or_path_or_bridge, name=_bridge_name(name_or_path_or_bridge), reference=None)
     if dtype not in _DTYPES:

@@ -32,9 +32,15 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     """``x σ(2u)`` with ``u = √(2/π) (x + .044715 x³)``: GELU's tanh form by the logistic function, a third of the time."""
     slope = 2 * 0.7978845608028654
     factor = torch.addcmul(x.new_tensor(slope), x, x, value=slope * 0.044715)
-    if torch.is_grad_enabled() and x.requires_grad:
-        return F.silu(x * factor) / factor
-    return F.silu(x * factor, inplace=True).div_(factor)
+    return F.silu(x * factor) / factor if _recorded(x) else F.silu(x.mul_(factor), inplace=True).div_(factor)
+
+
+def _silu(x: Tensor) -> Tensor:
+    return F.silu(x, inplace=not _recorded(x))
+
+
+def _relu(x: Tensor) -> Tensor:
+    return F.relu(x, inplace=not _recorded(x))
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
@@ -45,53 +51,57 @@ def _squared_relu(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (F.silu, _gelu_tanh, F.gelu, F.relu, _quick_gelu, _squared_relu)
-"""Nonlinearities a block is fitted with."""
+def _recorded(x: Tensor) -> bool:
+    """Whether autograd needs ``x`` itself."""
+    return torch.is_grad_enabled() and x.requires_grad
+
+
+ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (_silu, _gelu_tanh, F.gelu, _relu, _quick_gelu, _squared_relu)
+"""Nonlinearities a block is fitted with; they may overwrite what they are given."""
 
 
 class Linears:
-    """Several linear maps of the same input, one matrix product where they are small enough to be copied together."""
+    """Several linear maps of the same input; with ``fused`` one matrix product if they are small enough to be copied.
 
-    def __init__(self, parts: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+    Attributes:
+        parts: weight ``[d_model, out]`` and bias of every map.
+        pieces: the same as the matrix products that are made.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Tensor, Tensor | None]], *, fused: bool = False) -> None:
         self.parts = tuple(parts)
-        self.ends = (0, *accumulate(weight.shape[1] for weight, _ in self.parts))
+        self._ends = (0, *accumulate(weight.shape[1] for weight, _ in self.parts))
         first = self.parts[0][0]
-        self._fused: tuple[Tensor, Tensor | None] | None = None
-        if self.ends[-1] * first.shape[0] * first.element_size() <= _FUSED_BYTES:
-            self._fused = self.weight(), self.bias()
+        self._fused = fused and self._ends[-1] * first.shape[0] * first.element_size() <= _FUSED_BYTES
+        self.pieces = (self._together(),) if self._fused else self.parts
+
+    def _together(self) -> tuple[Tensor, Tensor | None]:
+        weight = torch.cat([weight for weight, _ in self.parts], 1)
+        if all(bias is None for _, bias in self.parts):
+            return weight, None
+        return weight, torch.cat([w.new_zeros(w.shape[1]) if b is None else b.reshape(-1) for w, b in self.parts])
 
     def __call__(self, x: Tensor, start: int = 0, stop: int | None = None) -> tuple[Tensor, ...]:
         """The outputs of maps ``start`` to ``stop``."""
         stop = len(self.parts) if stop is None else stop
-        if self._fused is None:
+        if not self._fused:
             return tuple(affine(x, weight, bias) for weight, bias in self.parts[start:stop])
-        weight, bias = self._fused
-        a, b = self.ends[start], self.ends[stop]
-        whole = affine(x, weight[:, a:b], None if bias is None else bias[a:b])
-        return self.split(whole, start, stop)
+        weight, bias = self.pieces[0]
+        a, b = self._ends[start], self._ends[stop]
+        return self._split(affine(x, weight[:, a:b], None if bias is None else bias[a:b]), start, stop)
 
-    def split(self, whole: Tensor, start: int = 0, stop: int | None = None) -> tuple[Tensor, ...]:
-        """Outputs of maps ``start`` to ``stop`` lying side by side, one by one."""
-        stop = len(self.parts) if stop is None else stop
+    def apart(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Outputs of all :attr:`pieces`, map by map."""
+        return self._split(outputs[0], 0, len(self.parts)) if self._fused else tuple(outputs)
+
+    def _split(self, whole: Tensor, start: int, stop: int) -> tuple[Tensor, ...]:
         if stop - start == 1:
             return (whole,)
-        return torch.split(whole, [self.ends[i + 1] - self.ends[i] for i in range(start, stop)], -1)
-
-    def weight(self) -> Tensor:
-        """All maps as one matrix ``[d_model, out]``."""
-        return torch.cat([weight for weight, _ in self.parts], 1) if self._fused is None else self._fused[0]
-
-    def bias(self) -> Tensor | None:
-        """All biases side by side; None where there are none."""
-        if self._fused is not None:
-            return self._fused[1]
-        if all(bias is None for _, bias in self.parts):
-            return None
-        return torch.cat([w.new_zeros(w.shape[1]) if b is None else b.reshape(-1) for w, b in self.parts])
+        return torch.split(whole, [self._ends[i + 1] - self._ends[i] for i in range(start, stop)], -1)
 
     def to(self, dtype: torch.dtype) -> Linears:
         """The same maps in another precision."""
-        return Linears([(w.to(dtype), None if b is None else b.to(dtype)) for w, b in self.parts])
+        return Linears([(w.to(dtype), None if b is None else b.to(dtype)) for w, b in self.parts], fused=self._fused)
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -131,11 +141,10 @@ def rotated(x: Tensor, rotation: Rotation, cos: Tensor, sin: Tensor) -> Tensor:
     """``x`` [.., pos, head, d_head] turned by the tables in its first r dimensions."""
     r = cos.shape[-1]
     turned, rest = (x, None) if r == x.shape[-1] else (x[..., :r], x[..., r:])
-    if rotation is Rotation.HALVES:
-        other = torch.cat((-turned[..., r // 2 :], turned[..., : r // 2]), -1)
-    else:
-        other = torch.stack((-turned[..., 1::2], turned[..., ::2]), -1).flatten(-2)
-    result = turned * cos + other * sin
+    result = turned * cos
+    first, second = (slice(r // 2), slice(r // 2, None)) if rotation is Rotation.HALVES else (slice(0, None, 2), slice(1, None, 2))
+    result[..., first].addcmul_(turned[..., second], sin[..., first], value=-1)
+    result[..., second].addcmul_(turned[..., first], sin[..., second])
     return result if rest is None else torch.cat((result, rest), -1)
 
 
@@ -153,6 +162,13 @@ class Surroundings:
     cos: Tensor | None
     sin: Tensor | None
     last: Tensor
+
+    def queried_from(self, start: int) -> Surroundings:
+        """The same with queries from position ``start`` on; keys keep every position."""
+        if start == 0:
+            return self
+        tables = (None if t is None else t[:, start:] for t in (self.cos, self.sin))
+        return Surroundings(self.mask[:, :, start:], *tables, self.last)
 
     def at_readout(self) -> Surroundings:
         """The same for the read-out token as the only query; keys keep every position."""
@@ -209,8 +225,8 @@ class PlainBlock:
         return stream if self.norm_attn is None else self.norm_attn(stream)
 
     def queries(self, q: Tensor, around: Surroundings) -> Float[Tensor, "chunk prompt pos head d_head"]:
-        """Scaled, turned queries from their projection."""
-        return self._placed(q, self.norm_q, around, self.shape.heads) * self.scale
+        """Turned queries from their projection, not yet scaled."""
+        return self._placed(q, self.norm_q, around, self.shape.heads)
 
     def keys(self, k: Tensor, around: Surroundings) -> Float[Tensor, "chunk prompt pos kv_head d_head"]:
         """Turned keys from their projection."""
@@ -229,17 +245,32 @@ class PlainBlock:
             return x
         return rotated(x, self.rotation, around.cos, around.sin)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Float[Tensor, "chunk prompt query head d_head"]:
-        """Value mixes ``z`` of queries over keys; ``mask`` [prompt, 1, query, pos]."""
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, first: tuple[Tensor, Tensor] | None = None
+    ) -> Float[Tensor, "chunk prompt query head d_head"]:
+        """Value mixes ``z`` of queries over keys; ``mask`` [prompt, 1, query, pos].
+
+        ``first`` are keys and values ``[1, prompt, 1, kv_head, d_head]`` standing before all others.
+        """
         shape, (chunk, n, n_q) = self.shape, q.shape[:3]
         rows = chunk * n * shape.kv_heads
         grouped = q.view(chunk, n, n_q, shape.kv_heads, shape.group, shape.d_head).permute(0, 1, 3, 4, 2, 5)
         grouped = grouped.reshape(rows, shape.group * n_q, shape.d_head)
-        scores = torch.bmm(grouped, k.permute(0, 1, 3, 4, 2).reshape(rows, shape.d_head, -1))
-        pattern = self.pattern(scores.view(chunk, n, shape.heads, n_q, -1), mask).view(rows, shape.group * n_q, -1)
-        z = torch.bmm(pattern, v.transpose(2, 3).reshape(rows, -1, shape.d_head))
+        keys, values = k.permute(0, 1, 3, 4, 2), v.transpose(2, 3)
+        if first is not None:
+            before = first[0].permute(0, 1, 3, 4, 2), first[1].transpose(2, 3)
+            keys = torch.cat([before[0].expand(chunk, *before[0].shape[1:]), keys], 4)
+            values = torch.cat([before[1].expand(chunk, *before[1].shape[1:]), values], 3)
+        keys, values = keys.reshape(rows, shape.d_head, -1), values.reshape(rows, -1, shape.d_head)
+        scores = self.scores(grouped, keys).view(chunk, n, shape.heads, n_q, -1)
+        pattern = self.pattern(scores, mask).view(rows, shape.group * n_q, -1)
+        z = torch.bmm(pattern, values)
         z = z.view(chunk, n, shape.kv_heads, shape.group, n_q, shape.d_head).permute(0, 1, 4, 2, 3, 5)
         return z.reshape(chunk, n, n_q, shape.heads, shape.d_head)
+
+    def scores(self, queries: Float[Tensor, "row query d"], keys: Float[Tensor, "row d pos"]) -> Tensor:
+        """Scaled scores ``[row, query, pos]``."""
+        return torch.baddbmm(queries.new_empty(1, 1, 1), queries, keys, beta=0, alpha=self.scale)
 
     def pattern(self, scores: Float[Tensor, "chunk prompt head query pos"], mask: Tensor) -> Tensor:
         """Attention pattern of raw scores, which are overwritten; softmax in float32 at least."""
@@ -267,7 +298,10 @@ class PlainBlock:
 
     def fired(self, inner: tuple[Tensor, ...]) -> Tensor:
         """Neurons, after the gate, ``[.., neuron]``."""
-        return self.activation(inner[0]) if len(inner) == 1 else self.activation(inner[0]).mul(inner[1])
+        fired = self.activation(inner[0])
+        if len(inner) == 1:
+            return fired
+        return fired * inner[1] if _recorded(fired) else fired.mul_(inner[1])
 
     def activations(self, stream: Tensor) -> Tensor:
         """Neurons of the stream the MLP reads."""

@@ -88,8 +88,16 @@ class Resumer(ABC):
         Changes come in ascending order of layer, and with ``at_readout`` they concern the read-out token alone.
         """
 
-    def picked(self, states: Float[Tensor, "*chunk prompt pos d"]) -> Float[Tensor, "*chunk prompt 1 d"]:
-        """States at each prompt's read-out token, the axis ``pos`` kept with length one."""
-        rows = torch.arange(states.shape[-3], device=states.device)
-        found: Tensor = states[..., rows, self.tokens.last.to(states.device), :]
+    def picked(
+        self, states: Float[Tensor, "*chunk prompt pos d"], start: int = 0
+    ) -> Float[Tensor, "*chunk prompt 1 d"]:
+        """States at each prompt's read-out token, the axis ``pos`` kept with length one.
+
+        ``start`` is the position the states begin at.
+        """
+        found: Tensor = states[..., self._rows, self.tokens.last - start, :]
         return found.unsqueeze(-2)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return torch.arange(len(self.tokens), device=self.tokens.last.device)
