@@ -6,8 +6,13 @@ after all is halved and done again, down to one ablation, so that the result nev
 
 from __future__ import annotations
 
+import functools
 import gc
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -15,7 +20,7 @@ import torch
 from circuits.errors import MeasurementError
 from circuits.model.anatomy import Model
 
-__all__ = ["bytes_each", "chunk_size", "in_chunks"]
+__all__ = ["bytes_each", "chunk_size", "in_chunks", "workers"]
 
 T = TypeVar("T")
 
@@ -45,31 +50,97 @@ def chunk_size(model: Model, tokens: int) -> int:
     return max(1, _CACHE_FLOATS // (tokens * widest(model)))
 
 
-def in_chunks(count: int, size: int, work: Callable[[int, int], T]) -> Iterator[tuple[int, int, T]]:
-    """``work(start, stop)`` over ``range(count)``, at most ``size`` at a time, with its bounds.
+def workers(model: Model) -> int:
+    """Chunks worked on at the same time: one a processor core torch may use, one on a GPU.
+
+    Small products gain nothing from several threads each, and two chunks side by side gain almost twice; with one thread each
+    there is also nothing to wait for on a busy machine.
+    """
+    return torch.get_num_threads() if model.device.type == "cpu" else 1
+
+
+def in_chunks(
+    count: int, size: int, work: Callable[[int, int], T], *, threads: int = 1
+) -> Iterator[tuple[int, int, T]]:
+    """``work(start, stop)`` over ``range(count)``, at most ``size`` at a time, with its bounds, in order.
+
+    With several ``threads`` chunks run side by side, each on one core; ``work`` must then be safe to call so.
 
     Raises:
         MeasurementError: memory does not suffice for a single one.
     """
-    start, size = 0, max(1, size)
-    while start < count:
-        stop = min(start + size, count)
+    size = max(1, size)
+    bounds = [(start, min(start + size, count)) for start in range(0, count, size)]
+    if threads == 1:
+        for start, stop in bounds:
+            yield from _halved(start, stop, work)
+        return
+    pool = _pool(threads)
+    waiting: deque[tuple[int, int, Future[T]]] = deque()
+    todo = iter(bounds)
+    try:
+        for start, stop in islice(todo, 2 * threads):
+            waiting.append((start, stop, pool.submit(work, start, stop)))
+        while waiting:
+            start, stop, future = waiting.popleft()
+            try:
+                found = [(start, stop, future.result())]
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                found = []
+            yield from found or _halved(start, stop, work, failed=True)
+            for a, b in islice(todo, 1):
+                waiting.append((a, b, pool.submit(work, a, b)))
+    finally:
+        for *_, future in waiting:
+            future.cancel()
+        wait([future for *_, future in waiting])
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that compute on one core each."""
+    count = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=_alone)
+    together = threading.Barrier(threads)
+    wait([pool.submit(together.wait) for _ in range(threads)])  # all of them exist
+    torch.set_num_threads(count)
+    return pool
+
+
+def _alone() -> None:
+    """One core for the calling thread.
+
+    The setting is also the default of threads torch has not met yet, so it is given back when all workers have it; and torch
+    meets a thread at its first question, so it is asked now, not when the default is another again.
+    """
+    torch.set_num_threads(1)
+    torch.get_num_threads()
+
+
+def _halved(
+    start: int, stop: int, work: Callable[[int, int], T], *, failed: bool = False
+) -> Iterator[tuple[int, int, T]]:
+    """One chunk, in halves (and their halves) where memory does not suffice."""
+    if not failed:
         try:
-            result = work(start, stop)
+            found = work(start, stop)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            if stop - start == 1:
-                raise MeasurementError(f"memory does not suffice for one ablation of this batch; {_ADVICE}") from error
-            size = (stop - start) // 2
         else:
-            yield start, stop, result
-            start = stop
-            continue
-        # Only here: while the error is handled its traceback still holds the tensors that did not fit.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            yield start, stop, found
+            return
+    # Only here: while the error was handled its traceback still held the tensors that did not fit.
+    if stop - start == 1:
+        raise MeasurementError(f"memory does not suffice for one ablation of this batch; {_ADVICE}")
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = (start + stop) // 2
+    yield from _halved(start, middle, work)
+    yield from _halved(middle, stop, work)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -7,9 +7,9 @@ A component is ablated by changing what it adds to its half-layer, ``(replaced -
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -17,14 +17,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.effects.batch import Batch
-from circuits.effects.chunks import chunk_size, in_chunks
+from circuits.effects.chunks import chunk_size, in_chunks, workers
 from circuits.effects.kinds import Positions
 from circuits.errors import MeasurementError
+from circuits.model.machine import Recent, precise
 from circuits.model.resuming import Change
 from circuits.model.sites import Component, Half, Kind
 from circuits.prompts.emotions import EMOTIONS
 
 __all__ = ["Exact"]
+
+
+Take = Callable[[list[int], Float[Tensor, "component prompt emotion"]], None]
+"""Given the places of some components in the list that was asked for, and their effects."""
 
 
 @dataclass(frozen=True)
@@ -33,67 +38,65 @@ class Exact:
 
     batch: Batch
     positions: Positions
-    _cached: dict[tuple[int, Kind], Tensor] = field(default_factory=dict)
+    _recent: Recent[tuple[int, Kind], tuple[Tensor, Tensor | None]] = field(default_factory=lambda: Recent(2))
 
-    @cached_property
-    def _clean(self) -> Float[Tensor, "prompt emotion"]:
-        return self.batch.readout(self.batch.resume.clean)
-
-    def effects(
-        self, components: Sequence[Component], *, size: int | None = None
-    ) -> Iterator[tuple[list[int], Float[Tensor, "component prompt emotion"]]]:
-        """``metric(clean) - metric(component ablated)`` [logits], a chunk at a time with the places of its components.
+    def effects(self, components: Sequence[Component], take: Take, *, size: int | None = None) -> None:
+        """``metric(clean) - metric(component ablated)`` [logits], given to ``take`` a chunk at a time.
 
         Raises:
             MeasurementError: an effect is NaN or infinite (component and prompt are named), or memory does not suffice.
         """
         # Upward: alternatives that enter at different layers can go up together.
         order = sorted(range(len(components)), key=lambda place: _height(components[place]))
-        tokens = self.batch.tokens
+        model, tokens, resume = self.batch.model, self.batch.tokens, self.batch.resume
         changed = tokens.ids.numel() if self.positions is Positions.ALL else len(tokens)
-        size = size or chunk_size(self.batch.model, changed)
+        size = size or chunk_size(model, changed)
+        if len(order) <= size < 2 * len(order):
+            # All fit together and fill a cache: two chunks of like work for two cores, the same wherever this runs.
+            size, order = -(-len(order) // 2), [*order[::2], *order[1::2]]
+        clean = self.batch.readout(resume.clean)
 
         @torch.no_grad()
         def work(start: int, stop: int) -> Tensor:
             some = [components[place] for place in order[start:stop]]
             changes = [self._change(list(group)) for _, group in groupby(some, key=lambda c: (c.layer, c.kind))]
-            final = self.batch.resume.after(changes, at_readout=self.positions is Positions.READOUT)
-            return self._clean - self.batch.readout(final)
+            final = resume.after(changes, at_readout=self.positions is Positions.READOUT)
+            return clean - self.batch.readout(final)
 
-        for start, stop, found in in_chunks(len(order), size, work):
-            some = order[start:stop]
-            self._require_finite(found, [components[place] for place in some])
-            yield some, found
+        with precise(model.device) if resume.side_by_side else nullcontext():
+            threads = workers(model) if resume.side_by_side else 1
+            for start, stop, found in in_chunks(len(order), size, work, threads=threads):
+                some = order[start:stop]
+                self._require_finite(found, [components[place] for place in some])
+                take(some, found)
 
     def _change(self, components: list[Component]) -> Change:
         """What the half-layer gains when each of these, all of one kind and layer, is replaced."""
-        model, (layer, kind) = self.batch.model, (components[0].layer, components[0].kind)
-        gains = self._gains(layer, kind)
+        layer, kind = components[0].layer, components[0].kind
+        # Components come layer by layer; two threads may stand on both sides of a border.
+        gains, writes = self._recent.get((layer, kind), lambda: (self._gains(layer, kind), self._writes(layer, kind)))
         index = [c.index for c in components]
-        if kind is Kind.HEAD:
-            return Change(layer, Half.ATTN, gains[index], model.W_O(layer)[index])
-        if kind is Kind.NEURON:
-            return Change(layer, Half.MLP, gains[index][..., None], model.W_out(layer)[index][:, None])
-        return Change(layer, components[0].half, gains)
+        if writes is None:
+            return Change(layer, components[0].half, gains)
+        return Change(layer, components[0].half, _some(gains, index), _some(writes, index))
 
     def _gains(self, layer: int, kind: Kind) -> Tensor:
-        """Replacement minus clean activation of all components of a layer, ``[component, prompt, pos, ..]``."""
-        if (layer, kind) not in self._cached:
-            self._cached.clear()  # components come layer by layer
-            clean, replaced = (t.of(kind)[layer] for t in (self.batch.run.streams, self.batch.replaced))
-            if self.positions is Positions.ALL:
-                where = self.batch.where(Positions.ALL)
-                gain = (replaced - clean) * where.reshape(*where.shape, *[1] * (clean.dim() - 2))
-            else:
-                gain = (self.batch.tokens.at_readout(replaced) - self.batch.tokens.at_readout(clean))[:, None]
-            if kind is Kind.HEAD:
-                gain = gain.permute(2, 0, 1, 3)
-            elif kind is Kind.NEURON:
-                gain = gain.permute(2, 0, 1)
-            else:
-                gain = gain[None]
-            self._cached[layer, kind] = gain.contiguous()
-        return self._cached[layer, kind]
+        """Replacement minus clean activation of all components of a layer, ``[component, prompt, pos, rank]``."""
+        clean, replaced = (t.of(kind)[layer] for t in (self.batch.run.streams, self.batch.replaced))
+        if self.positions is Positions.ALL:
+            where = self.batch.where(Positions.ALL)
+            gain = (replaced - clean) * where.reshape(*where.shape, *[1] * (clean.dim() - 2))
+        else:
+            gain = (self.batch.tokens.at_readout(replaced) - self.batch.tokens.at_readout(clean))[:, None]
+        if kind is Kind.HEAD:
+            return gain.permute(2, 0, 1, 3).contiguous()
+        return gain.permute(2, 0, 1).contiguous()[..., None] if kind is Kind.NEURON else gain[None]
+
+    def _writes(self, layer: int, kind: Kind) -> Tensor | None:
+        """What a unit of each rank writes, ``[component, rank, d_model]``; None for half-layers."""
+        if kind is Kind.HEAD:
+            return self.batch.model.W_O(layer)
+        return self.batch.model.W_out(layer)[:, None] if kind is Kind.NEURON else None
 
     def _require_finite(self, found: Tensor, components: list[Component]) -> None:
         bad = torch.nonzero(~torch.isfinite(found))
@@ -108,3 +111,11 @@ class Exact:
 def _height(component: Component) -> tuple[int, str]:
     """Components of one layer and kind side by side, layers upward."""
     return component.layer, component.kind
+
+
+def _some(tensor: Tensor, index: list[int]) -> Tensor:
+    """Entries of the first axis; neighbours without a copy."""
+    first, count = index[0], len(index)
+    if index == list(range(first, first + count)):
+        return tensor[first : first + count]
+    return tensor[index]

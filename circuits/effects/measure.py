@@ -75,9 +75,12 @@ def measure(
     for batch in plan.batches(grad=method is Method.GRADIENT):
         clean[batch.rows] = _numpy(batch.clean)
         if method is Method.EXACT:
-            for places, found in Exact(batch, positions).effects(wanted):
-                values[np.ix_(places, batch.rows)] = _numpy(found)
+
+            def take(places: list[int], found: Tensor, rows: np.ndarray = batch.rows) -> None:
+                values[np.ix_(np.array(places), rows)] = _numpy(found)
                 step(len(places))
+
+            Exact(batch, positions).effects(wanted, take)
         else:
             _all_at_once(batch, wanted, method, positions, values)
             step()

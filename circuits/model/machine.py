@@ -10,18 +10,48 @@ import contextlib
 import ctypes
 import functools
 import platform
-from collections.abc import Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 
-__all__ = ["Precision", "keep_memory", "precise", "precision"]
+__all__ = ["Precision", "Recent", "keep_memory", "precise", "precision"]
 
 _LARGEST = 4e-6
 """Relative error of a product over 1,024 terms that still counts as float32's; rounding alone makes about 1e-6."""
 
-_TRIM, _MMAP = -1, -3
-"""glibc's numbers for the two thresholds (malloc.h)."""
+_TRIM, _MMAP, _ARENAS = -1, -3, -8
+"""glibc's numbers of these settings (malloc.h)."""
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Recent(Generic[K, V]):
+    """The few values that were asked for last; safe to ask from several threads.
+
+    Two threads that miss the same value at once both make it, and it is the same.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: OrderedDict[K, V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: K, make: Callable[[], V]) -> V:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = make()
+        with self._lock:
+            self._values[key] = value
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
+        return value
 
 
 @functools.cache
@@ -36,7 +66,8 @@ def keep_memory() -> bool:
         return False
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        return bool(mallopt(_MMAP, 32 * 2**20)) and bool(mallopt(_TRIM, 2**31 - 1))
+        # One pool of memory for all threads: the pools of further threads are given back whole whenever they fall empty.
+        return all([mallopt(_ARENAS, 1), mallopt(_MMAP, 32 * 2**20), mallopt(_TRIM, 2**31 - 1)])
     return False
 
 
@@ -79,7 +110,7 @@ def _error(name: str, device: str) -> float:
 
 @contextlib.contextmanager
 def precise(device: torch.device) -> Iterator[None]:
-    """Products as :func:`precision` decided, while the block runs."""
+    """Products as :func:`precision` decided, while the block runs. The setting is the whole process's: not for worker threads."""
     with _set(precision(device.type).name):
         yield
 

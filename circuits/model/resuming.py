@@ -63,10 +63,12 @@ class Resumer(ABC):
     Attributes:
         clean: final stream at the read-out, ``[prompt, d_model]``, without a change and by the same arithmetic as with one.
         notice: why the slower way was taken; empty otherwise.
+        side_by_side: whether :meth:`after` may be called from several threads at once.
     """
 
     clean: Tensor
     notice: str = ""
+    side_by_side: bool = False
 
     def __init__(self, model: Model, run: Recording) -> None:
         self.model = model
