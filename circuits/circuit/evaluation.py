@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,14 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.effects.batch import Plan
+from circuits.effects.keeping import metric_keeping, subsets_of
 from circuits.effects.kinds import Positions
 from circuits.effects.own import OwnTexts, own_texts
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.errors import MeasurementError
 from circuits.model.anatomy import Model
 from circuits.model.readout import Readout
-from circuits.model.running import Hook, final_stream, hook_name, hooked
+from circuits.model.resuming import Resumer
+from circuits.model.running import record
 from circuits.model.sites import Component, Kind
+from circuits.model.ways import resumer
 from circuits.prompts.emotions import Emotion
 
 __all__ = ["Bench", "Faithfulness", "matched_random"]
@@ -61,7 +65,7 @@ class Bench:
         self.readout = readout
         self.emotion = e
         self.texts = tuple(texts)
-        self.whole = self.metric(None)
+        self.whole = self._whole()
         self.empty = self.metric(())
 
     @classmethod
@@ -74,24 +78,40 @@ class Bench:
         """Scenarios."""
         return len(self.whole)
 
-    @torch.no_grad()
-    def metric(self, kept: Collection[Component] | None) -> Array:
-        """The emotion's logit difference [logits] per scenario with everything outside ``kept`` ablated.
+    def metric(self, kept: Collection[Component]) -> Array:
+        """The emotion's logit difference [logits] per scenario with everything outside ``kept`` ablated."""
+        result: Array = self.metrics([kept])[0]
+        return result
 
-        ``None`` keeps the whole model.
+    def metrics(self, kept: Sequence[Collection[Component]]) -> Array:
+        """The same of several circuits at once, ``[circuit, scenario]``.
+
+        Raises:
+            ComponentError: the model lacks a component.
+            MeasurementError: a circuit gives NaN or infinite logits, or memory does not suffice.
         """
-        values, scenarios = [], []
-        for piece in self.texts:
-            changes = {} if kept is None else self._changes(piece, kept)
-            with hooked(self.model, changes):
-                final = final_stream(self.model, piece.tokens)
-            metric = self.readout(piece.tokens.at_readout(final))[:, self.emotion.column]
-            values.append(metric.cpu().to(torch.float64).numpy())
-            scenarios.append(piece.scenarios)
-        found, place = np.unique(np.concatenate(scenarios), return_inverse=True)
-        total = np.zeros(len(found))
-        np.add.at(total, place, np.concatenate(values))
-        result: Array = total / np.bincount(place)
+        subsets = subsets_of(self.model, kept)
+        parts = [
+            metric_keeping(resume, self.readout, piece.replaced, subsets)[..., self.emotion.column]
+            for piece, resume in zip(self.texts, self._resumers, strict=True)
+        ]
+        return self._by_scenario(torch.cat(parts, 1))
+
+    @cached_property
+    def _resumers(self) -> tuple[Resumer, ...]:
+        return tuple(resumer(self.model, record(self.model, piece.tokens)) for piece in self.texts)
+
+    def _whole(self) -> Array:
+        clean = [self.readout(resume.clean)[:, self.emotion.column] for resume in self._resumers]
+        result: Array = self._by_scenario(torch.cat(clean)[None])[0]
+        return result
+
+    def _by_scenario(self, values: Tensor) -> Array:
+        """``[circuit, prompt]`` to the means of scenarios."""
+        found, place = np.unique(np.concatenate([piece.scenarios for piece in self.texts]), return_inverse=True)
+        total = np.zeros((len(found), len(values)))
+        np.add.at(total, place, values.T.cpu().to(torch.float64).numpy())
+        result: Array = (total / np.bincount(place)[:, None]).T
         if not np.isfinite(result).all():
             raise MeasurementError(f"a circuit of {self.emotion} gives NaN or infinite logits; measure in float32")
         return result
@@ -127,24 +147,6 @@ class Bench:
         return Faithfulness(
             value, low, high, float(circuit.mean()), float(self.empty.mean()), float(self.whole.mean()), len(gap)
         )
-
-    def _changes(self, piece: OwnTexts, kept: Collection[Component]) -> dict[str, Hook]:
-        changes: dict[str, Hook] = {}
-        for layer in range(self.model.n_layers):
-            for kind, replaced in ((Kind.HEAD, piece.z[layer]), (Kind.NEURON, piece.post[layer])):
-                inside = torch.zeros(replaced.shape[2], dtype=torch.bool, device=replaced.device)
-                members = [c.index for c in kept if c.kind is kind and c.layer == layer]
-                inside[members] = True
-                changes[hook_name(layer, kind)] = _outside(inside, replaced, piece.where)
-        return changes
-
-
-def _outside(inside: Tensor, replaced: Tensor, where: Tensor) -> Hook:
-    """Replace what is not inside the circuit, where the ablation applies."""
-    keep = inside[None, None] | (where[..., None] == 0)
-    if replaced.dim() == 4:
-        keep = keep[..., None]
-    return lambda tensor: torch.where(keep, tensor, replaced)
 
 
 def matched_random(model: Model, components: Iterable[Component], rng: np.random.Generator) -> tuple[Component, ...]:

@@ -130,8 +130,9 @@ def _reported(
 
 
 def _verdict(test: Bench, nodes: tuple[Component, ...], random: tuple[tuple[Component, ...], ...]) -> dict[str, Any]:
-    found = test.faithfulness(nodes)
-    others = np.array([test.faithfulness(c).value for c in random])
+    circuit, *rest = test.metrics([nodes, *random])
+    found = test.ratio(circuit)
+    others = np.array([test.ratio(one).value for one in rest])
     low, high = np.quantile(others, [0.025, 0.975])
     reached = int((others >= found.value).sum())
     return {

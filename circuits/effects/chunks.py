@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -19,8 +20,10 @@ import torch
 
 from circuits.errors import MeasurementError
 from circuits.model.anatomy import Model
+from circuits.model.machine import precise
+from circuits.model.resuming import Resumer
 
-__all__ = ["bytes_each", "chunk_size", "in_chunks", "workers"]
+__all__ = ["bytes_each", "chunk_size", "in_chunks", "threads_for"]
 
 T = TypeVar("T")
 
@@ -50,13 +53,18 @@ def chunk_size(model: Model, tokens: int) -> int:
     return max(1, _CACHE_FLOATS // (tokens * widest(model)))
 
 
-def workers(model: Model) -> int:
-    """Chunks worked on at the same time: one a processor core torch may use, one on a GPU.
+@contextmanager
+def threads_for(resume: Resumer) -> Iterator[int]:
+    """How many chunks to work on at the same time: one a processor core torch may use, one on a GPU.
 
     Small products gain nothing from several threads each, and two chunks side by side gain almost twice; with one thread each
-    there is also nothing to wait for on a busy machine.
+    there is also nothing to wait for on a busy machine. Inside, products are as precise as was decided for this machine.
     """
-    return torch.get_num_threads() if model.device.type == "cpu" else 1
+    if not resume.side_by_side:
+        yield 1
+        return
+    with precise(resume.model.device):
+        yield torch.get_num_threads() if resume.model.device.type == "cpu" else 1
 
 
 def in_chunks(

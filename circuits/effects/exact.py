@@ -8,7 +8,6 @@ A component is ablated by changing what it adds to its half-layer, ``(replaced -
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -17,12 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.effects.batch import Batch
-from circuits.effects.chunks import chunk_size, in_chunks, workers
+from circuits.effects.chunks import chunk_size, in_chunks, threads_for
 from circuits.effects.kinds import Positions
 from circuits.errors import MeasurementError
-from circuits.model.machine import Recent, precise
+from circuits.model.machine import Recent
 from circuits.model.resuming import Change
-from circuits.model.sites import Component, Half, Kind
+from circuits.model.sites import Component, Kind
 from circuits.prompts.emotions import EMOTIONS
 
 __all__ = ["Exact"]
@@ -63,8 +62,7 @@ class Exact:
             final = resume.after(changes, at_readout=self.positions is Positions.READOUT)
             return clean - self.batch.readout(final)
 
-        with precise(model.device) if resume.side_by_side else nullcontext():
-            threads = workers(model) if resume.side_by_side else 1
+        with threads_for(resume) as threads:
             for start, stop, found in in_chunks(len(order), size, work, threads=threads):
                 some = order[start:stop]
                 self._require_finite(found, [components[place] for place in some])

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from circuits.effects.batch import Batch, Plan
 from circuits.effects.kinds import Positions
 from circuits.model.anatomy import Tokens
+from circuits.model.resuming import Replaced
 from circuits.model.running import Recording
 from circuits.prompts.emotions import EMOTIONS, Emotion
 
@@ -47,6 +48,11 @@ class OwnTexts:
     z: tuple[Tensor, ...]
     post: tuple[Tensor, ...]
     embed: Tensor
+
+    @property
+    def replaced(self) -> Replaced:
+        """What stands for heads and neurons outside a circuit."""
+        return Replaced(self.z, self.post, self.where)
 
     def losses(self, run: Recording) -> tuple[list[Tensor], list[Tensor]]:
         """Clean minus replacement at every ablated position, by layer: of ``z`` and of ``post``."""

@@ -120,10 +120,14 @@ class Ascent:
         return _joined(below), block.behind(True, block.summed(z))
 
     def _last_attention(self, below: list[_Part]) -> tuple[Tensor, Tensor]:
-        """The last attention at the read-out token, from streams at every token."""
+        block = self.clean.blocks[self.clean.top]
+        own, z = self.last_heads(_joined(below))
+        return own, block.behind(True, block.summed(z))
+
+    def last_heads(self, stream: Float[Tensor, "chunk prompt pos d_model"]) -> tuple[Tensor, Tensor]:
+        """The stream at the read-out token, and what the last layer's heads mix there, from streams at every token."""
         clean, layer = self.clean, self.clean.top
         block, around, last = clean.blocks[layer], clean.around[layer], clean.readouts[layer]
-        stream = _joined(below)
         x = block.read(stream)
         if self.start:
             first = block.read(clean.run.pre[layer][None, :, : self.start])
@@ -133,7 +137,7 @@ class Ascent:
         turned = block.norm_k is not None or around.cos is not None
         scores = _scores_by_keys(block, q, x, around) if turned else _scores(block, q, x)
         z = _mixed_late(block, block.pattern(scores, last.mask), x)
-        return clean.picked(stream, self.start), block.behind(True, block.summed(z))
+        return clean.picked(stream, self.start), z
 
     def _entered(self, change: Change) -> _Part:
         """The stream after the change's half-layer."""
@@ -231,22 +235,6 @@ def _accumulated(
         return result.addcmul_(amount, directions[:, None])
     result.view(chunk, n * pos, -1).baddbmm_(amount.reshape(chunk, n * pos, rank), directions)
     return result
-
-
-def _joined(parts: list[_Part]) -> Tensor:
-    return _cat([part.stream for part in parts])
-
-
-def _cat(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-
-
-def _shaped(norm: Norm | None, x: Tensor) -> Tensor:
-    """``C(x) γ``: what a norm does to ``x`` but for scale and bias."""
-    if norm is None:
-        return x
-    x = norm.centre(x)
-    return x if norm.weight is None else x * norm.weight
 
 
 # -- attention without keys or values, or over kept ones ----------------------------------------------------------------

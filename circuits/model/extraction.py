@@ -158,7 +158,9 @@ def _read(model: Model, layer: int) -> PlainBlock:
         norm_q=norm_q,
         norm_k=norm_k,
         flat_qk=flat,
-        qkv=Linears([(_matrix(w), _vector(getattr(attn, f"b_{n}"))) for n, w in zip("QKV", (q, k, v), strict=True)], fused=True),
+        qkv=Linears(
+            [(_matrix(w), _vector(getattr(attn, f"b_{n}"))) for n, w in zip("QKV", (q, k, v), strict=True)], fused=True
+        ),
         out=(model.W_O(layer).reshape(-1, model.d_model), _vector(attn.b_O)),
         rotation=Rotation.NONE,
         scale=1.0,

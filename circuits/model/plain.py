@@ -142,7 +142,9 @@ def rotated(x: Tensor, rotation: Rotation, cos: Tensor, sin: Tensor) -> Tensor:
     r = cos.shape[-1]
     turned, rest = (x, None) if r == x.shape[-1] else (x[..., :r], x[..., r:])
     result = turned * cos
-    first, second = (slice(r // 2), slice(r // 2, None)) if rotation is Rotation.HALVES else (slice(0, None, 2), slice(1, None, 2))
+    first, second = (
+        (slice(r // 2), slice(r // 2, None)) if rotation is Rotation.HALVES else (slice(0, None, 2), slice(1, None, 2))
+    )
     result[..., first].addcmul_(turned[..., second], sin[..., first], value=-1)
     result[..., second].addcmul_(turned[..., first], sin[..., second])
     return result if rest is None else torch.cat((result, rest), -1)
@@ -167,8 +169,8 @@ class Surroundings:
         """The same with queries from position ``start`` on; keys keep every position."""
         if start == 0:
             return self
-        tables = (None if t is None else t[:, start:] for t in (self.cos, self.sin))
-        return Surroundings(self.mask[:, :, start:], *tables, self.last)
+        cos, sin = (None if t is None else t[:, start:] for t in (self.cos, self.sin))
+        return Surroundings(self.mask[:, :, start:], cos, sin, self.last)
 
     def at_readout(self) -> Surroundings:
         """The same for the read-out token as the only query; keys keep every position."""
@@ -233,12 +235,12 @@ class PlainBlock:
         return self._placed(k, self.norm_k, around, self.shape.kv_heads)
 
     def values(self, v: Tensor) -> Float[Tensor, "chunk prompt pos kv_head d_head"]:
-        return v.unflatten(-1, (self.shape.kv_heads, self.shape.d_head))
+        return v.view(*v.shape[:-1], self.shape.kv_heads, self.shape.d_head)
 
     def _placed(self, x: Tensor, norm: Norm | None, around: Surroundings, heads: int) -> Tensor:
         if norm is not None and self.flat_qk:
             x = norm(x)
-        x = x.unflatten(-1, (heads, self.shape.d_head))
+        x = x.view(*x.shape[:-1], heads, self.shape.d_head)
         if norm is not None and not self.flat_qk:
             x = norm(x)
         if around.cos is None or around.sin is None:

@@ -29,7 +29,7 @@ from circuits.model.ascent import Ascent, Kept
 from circuits.model.extraction import CLOSE, NoFit, deviation, surroundings
 from circuits.model.machine import Recent, precise
 from circuits.model.plain import PlainBlock, Surroundings
-from circuits.model.resuming import Change, Resumer
+from circuits.model.resuming import Change, Replaced, Resumer, Subsets
 from circuits.model.running import Recording
 
 __all__ = ["PlainRun"]
@@ -65,6 +65,29 @@ class PlainRun(Resumer):
     def after(self, changes: Sequence[Change], *, at_readout: bool) -> Tensor:
         return Ascent(self, at_readout=at_readout, start=self._first_changed(changes)).climb(changes)
 
+    def keeping(self, subsets: Subsets, replaced: Replaced) -> Tensor:
+        # Nothing differs before the first replacement, so the first layer's attention is computed once for all subsets.
+        stream = self.run.pre[0][None]
+        stay = replaced.where[..., None] == 0
+        for layer, block in enumerate(self.blocks):
+            heads, neurons = subsets.heads[:, layer, None, None], subsets.neurons[:, layer, None, None]
+            if layer < self.top:
+                z = block.mixed(stream, self.around[layer])
+                own, z_new, post_new, still = stream, replaced.z[layer], replaced.post[layer], stay
+            else:
+                own, z = Ascent(self, at_readout=False).last_heads(stream)
+                z_new, post_new, still = (self._picked_all(t) for t in (replaced.z[layer], replaced.post[layer], stay))
+            z = torch.where((heads | still)[..., None], z, z_new)
+            attn_out = block.behind(True, block.summed(z))
+            mid = own + attn_out
+            post = torch.where(neurons | still, block.activations(mid if block.sequential else own), post_new)
+            stream = mid + block.behind(False, block.mlp_sum(post))
+        return stream[:, :, 0]
+
+    def _picked_all(self, tensor: Tensor) -> Tensor:
+        """``[prompt, pos, ..]`` at the read-out: ``[prompt, 1, ..]``."""
+        return self.picked(tensor.flatten(2)).view(len(tensor), 1, *tensor.shape[2:])
+
     def _first_changed(self, changes: Sequence[Change]) -> int:
         """1 where all changes spare the first token, 0 elsewhere."""
         if int(self.tokens.last.min()) < 1:
@@ -88,8 +111,8 @@ class PlainRun(Resumer):
         """Keys and values of the first token, ``[1, prompt, 1, kv_head, d_head]``."""
         block, around = self.blocks[layer], self.around[layer]
         k, v = block.qkv(block.read(self.run.pre[layer][None, :, :1]), 1, 3)
-        tables = (None if t is None else t[:, :1] for t in (around.cos, around.sin))
-        return block.keys(k, Surroundings(around.mask, *tables, around.last)), block.values(v)
+        cos, sin = (None if t is None else t[:, :1] for t in (around.cos, around.sin))
+        return block.keys(k, Surroundings(around.mask, cos, sin, around.last)), block.values(v)
 
     def state(self, layer: int, name: str, start: int | None) -> Tensor:
         """``pre``, ``mid``, ``attn_out`` or ``mlp_out`` of a layer from token ``start`` on; None: at the read-out token.

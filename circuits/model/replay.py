@@ -11,9 +11,9 @@ from torch import Tensor
 
 from circuits.model.anatomy import Model, Tokens
 from circuits.model.laws import short_prompt
-from circuits.model.resuming import Change, Resumer
-from circuits.model.running import Recording, hooked, record
-from circuits.model.sites import Half
+from circuits.model.resuming import Change, Replaced, Resumer, Subsets
+from circuits.model.running import Hook, Recording, final_stream, hook_name, hooked, record
+from circuits.model.sites import Half, Kind
 
 __all__ = ["Replay"]
 
@@ -33,6 +33,19 @@ class Replay(Resumer):
 
     def after(self, changes: Sequence[Change], *, at_readout: bool) -> Tensor:
         return torch.cat([self._after(change, at_readout) for change in changes])
+
+    def keeping(self, subsets: Subsets, replaced: Replaced) -> Tensor:
+        finals = []
+        everywhere = replaced.where[..., None] == 0
+        for heads, neurons in zip(subsets.heads, subsets.neurons, strict=True):
+            changes: dict[str, Hook] = {}
+            for layer in range(self.model.n_layers):
+                keep = (everywhere | heads[layer])[..., None]
+                changes[hook_name(layer, Kind.HEAD)] = _outside(keep, replaced.z[layer])
+                changes[hook_name(layer, Kind.NEURON)] = _outside(everywhere | neurons[layer], replaced.post[layer])
+            with hooked(self.model, changes):
+                finals.append(self.picked(final_stream(self.model, self.tokens))[:, 0])
+        return torch.stack(finals)
 
     def _after(self, change: Change, at_readout: bool) -> Tensor:
         layer, chunk, full = change.layer, len(change), change.full
@@ -58,6 +71,10 @@ class Replay(Resumer):
         output = self.model.bridge.blocks[layer](stream, *args, **kwargs)
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
+
+
+def _outside(keep: Tensor, replaced: Tensor) -> Hook:
+    return lambda tensor: torch.where(keep, tensor, replaced)
 
 
 _BATCHED: WeakKeyDictionary[Model, list[set[str]]] = WeakKeyDictionary()

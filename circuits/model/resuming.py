@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from circuits.model.anatomy import Model, Tokens
 from circuits.model.running import Recording
 from circuits.model.sites import Half
 
-__all__ = ["Change", "Resumer"]
+__all__ = ["Change", "Replaced", "Resumer", "Subsets"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,41 @@ class Change:
         return int(self.amount.shape[0])
 
 
+@dataclass(frozen=True)
+class Subsets:
+    """Sets of heads and neurons that are kept while all others are replaced, several of them (the axis ``chunk``).
+
+    Attributes:
+        heads: ``[chunk, layer, head]``, True where kept.
+        neurons: ``[chunk, layer, neuron]``, True where kept.
+    """
+
+    heads: Bool[Tensor, "chunk layer head"]
+    neurons: Bool[Tensor, "chunk layer neuron"]
+
+    def __len__(self) -> int:
+        return int(self.heads.shape[0])
+
+    def part(self, start: int, stop: int) -> Subsets:
+        """Some of them."""
+        return Subsets(self.heads[start:stop], self.neurons[start:stop])
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """What stands for every head and neuron that is not kept.
+
+    Attributes:
+        z: ``[prompt, pos, head, d_head]`` for each layer.
+        post: ``[prompt, pos, neuron]`` for each layer.
+        where: 1 where the replacement applies, ``[prompt, pos]``.
+    """
+
+    z: tuple[Tensor, ...]
+    post: tuple[Tensor, ...]
+    where: Float[Tensor, "prompt pos"]
+
+
 class Resumer(ABC):
     """One clean run, ready to be entered above any half-layer.
 
@@ -90,9 +125,13 @@ class Resumer(ABC):
         Changes come in ascending order of layer, and with ``at_readout`` they concern the read-out token alone.
         """
 
+    @abstractmethod
+    def keeping(self, subsets: Subsets, replaced: Replaced) -> Float[Tensor, "chunk prompt d_model"]:
+        """Final stream at the read-out with everything outside each subset replaced; embeddings and biases stay."""
+
     def picked(
-        self, states: Float[Tensor, "*chunk prompt pos d"], start: int = 0
-    ) -> Float[Tensor, "*chunk prompt 1 d"]:
+        self, states: Shaped[Tensor, "*chunk prompt pos d"], start: int = 0
+    ) -> Shaped[Tensor, "*chunk prompt 1 d"]:
         """States at each prompt's read-out token, the axis ``pos`` kept with length one.
 
         ``start`` is the position the states begin at.

@@ -77,7 +77,9 @@ def _compared(model: Model) -> Ways:
     error = _disagreement(plain, Replay(model, run))
     bound = CLOSE[model.dtype] * model.n_layers**0.5
     if error > bound:
-        return Ways(None, f"plain blocks answer a changed write differently (by {error:.1g}; at most {bound:.1g})", error)
+        return Ways(
+            None, f"plain blocks answer a changed write differently (by {error:.1g}; at most {bound:.1g})", error
+        )
     return Ways(blocks, "", error)
 
 

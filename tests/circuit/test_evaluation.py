@@ -201,7 +201,7 @@ def test_judging_changes_neither_model_nor_bench_nor_circuit(model_of, prompts):
     whole, empty, first = bench.whole.copy(), bench.empty.copy(), bench.metric(kept)
     bench.metric([head(1, 1)])
     np.testing.assert_array_equal(bench.metric(kept), first)
-    np.testing.assert_array_equal(bench.metric(None), whole)
+    np.testing.assert_array_equal(bench._whole(), whole)
     np.testing.assert_array_equal(bench.metric(()), empty)
     assert kept == [head(0, 0), neuron(1, 1)]
     assert all(torch.equal(value, before[name]) for name, value in model.bridge.state_dict().items())
