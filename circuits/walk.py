@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ from circuits.directions.estimators import contrast, directions_from, grand_mean
 from circuits.directions.vectors import Directions
 from circuits.effects.ablation import require_complete
 from circuits.effects.batch import Plan
-from circuits.effects.kinds import Ablation, Method, Positions
+from circuits.effects.kinds import Ablation, Method
 from circuits.effects.measure import measure
 from circuits.effects.table import Effects, joined
 from circuits.errors import MeasurementError, RunError
@@ -41,16 +39,12 @@ from circuits.runs import files
 from circuits.runs.directory import MANIFEST, Run, RunWriter, open_run
 from circuits.settings import Settings
 from circuits.show.report import report
+from circuits.versions import code, versions
 
 __all__ = ["Watch", "discover", "run_key"]
 
 Watch = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
-
-_SHARD = 24
-"""Components measured between two saves: what a killed walk loses at most."""
-
-_PACKAGES = ("emotion-circuits", "transformer_lens", "transformers", "torch", "numpy")
 
 
 def discover(
@@ -91,7 +85,7 @@ def discover(
 
 def run_key(model: Model, prompts: Prompts, settings: Settings) -> str:
     """Hash of everything the numbers depend on: model, prompts, settings, library versions, this package's code."""
-    parts = [model.fingerprint, prompts.fingerprint, settings.as_dict(), _versions(), str(model.dtype), _code()]
+    parts = [model.fingerprint, prompts.fingerprint, settings.as_dict(), versions(), str(model.dtype), code()]
     return jsontext.fingerprint(parts)
 
 
@@ -172,42 +166,10 @@ class _Walk:
         """Effects measured in shards that survive a kill; None for no components."""
         if not components:
             return None
-        size = _SHARD if method is Method.EXACT else len(components)
-        shards = [components[i : i + size] for i in range(0, len(components), size)]
-        parts = []
-        for number, shard in enumerate(shards):
-            key = {
-                "what": "effects",
-                "method": str(method),
-                "prompts": prompts.fingerprint,
-                "components": [c.name for c in shard],
-            }
-            stored = self.writer.part(key)
-            if stored is None:
-                done = number * size
-
-                def step(i: int, n: int, done: int = done, shard: tuple[Component, ...] = shard) -> None:
-                    self.watch(what, done + i * len(shard) // n, len(components))
-
-                effects = measure(
-                    self.model, prompts, shard, method=method,
-                    ablation=self.settings.ablation, positions=self.settings.positions, progress=step,
-                )  # fmt: skip
-                self.writer.keep(key, {"values": effects.values, "clean": effects.clean})
-            else:
-                effects = self._restored(shard, prompts, method, stored)
-            parts.append(effects)
-        return joined(parts)
-
-    def _restored(
-        self, components: tuple[Component, ...], prompts: Prompts, method: Method, stored: dict[str, Any]
-    ) -> Effects:
-        # Answers and notices are cheap and belong to the model, not to the shard.
-        answers = Plan.of(self.model, prompts, Ablation(self.settings.ablation)).readout.answers
-        return Effects(
-            components=components, prompts=prompts, values=stored["values"], clean=stored["clean"],
-            methods=(method,) * len(components), ablation=Ablation(self.settings.ablation),
-            positions=Positions(self.settings.positions), answers=answers.ids, notices=answers.notices,
+        return measure(
+            self.model, prompts, components, method=method, ablation=self.settings.ablation,
+            positions=self.settings.positions, store=self.writer.shards,
+            progress=lambda done, total: self.watch(what, done, total),
         )  # fmt: skip
 
     def _top(self, screen: Effects) -> tuple[Component, ...]:
@@ -332,24 +294,9 @@ def _about(model: Model, prompts: Prompts, settings: Settings) -> dict[str, Any]
             "scenarios": {str(s): prompts.split(s).n_scenarios for s in Split}, "declared_splits": prompts.declared_splits,
         },
         "settings": settings.as_dict(),
-        "versions": _versions(),
+        "versions": versions(),
         "machine": {"python": platform.python_version(), "system": platform.system(), "processors": os.cpu_count() or 0},
     }  # fmt: skip
-
-
-def _versions() -> dict[str, str]:
-    from circuits import __version__
-
-    return {name: __version__ if name == "emotion-circuits" else version(name) for name in _PACKAGES}
-
-
-def _code() -> str:
-    """Hash of this package's own source: a mended bug must not be answered with the old numbers."""
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        digest.update(f"{file.relative_to(root).as_posix()}\n".encode() + file.read_bytes())
-    return digest.hexdigest()
 
 
 def _slug(thing: Model | Prompts) -> str:

@@ -17,6 +17,7 @@ import pytest
 from conftest import ANSWERS, tiny_rows
 
 from circuits import walk
+from circuits.effects import measure as measure_module
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
 from circuits.effects.kinds import Ablation, Positions, member
 from circuits.effects.table import COLUMNS
@@ -261,38 +262,36 @@ class Interrupted(BaseException):
     """As Ctrl-C."""
 
 
+@pytest.mark.parametrize("limit", [0, 3, 11])
 def test_an_interrupted_walk_resumes_with_what_it_had(
-    walked: Walked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: int, walked: Walked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = walk.measure
-    calls: list[tuple[str, tuple[str, ...]]] = []
-    limit = [9]
+    monkeypatch.setattr(measure_module, "_SHARD", {"cpu": 10**6})  # several shards a step
+    put, keys, most = Shards.put, [], [10**9]
 
-    def counted(model: Model, prompts: Prompts, components: Any, **options: Any) -> Any:
-        if len(calls) >= limit[0]:
+    def counted(self: Shards, key: Any, tensors: Any) -> None:
+        if len(keys) >= most[0]:
             raise Interrupted
-        effects = right(model, prompts, components, **options)
-        calls.append((str(options["method"]), tuple(c.name for c in effects.components)))
-        return effects
+        put(self, key, tensors)
+        keys.append(self.path(key).name)
 
-    monkeypatch.setattr(walk, "measure", counted)
-    monkeypatch.setattr(walk, "_SHARD", 3)
+    monkeypatch.setattr(Shards, "put", counted)
+    whole = discover(walked.model, walked.prompts, QUICK, tmp_path / "whole")
+    everything, keys[:], most[0] = list(keys), [], limit
+    assert len(set(everything)) == len(everything) > 20
     with pytest.raises(Interrupted):
         discover(walked.model, walked.prompts, QUICK, tmp_path / "run")
     with pytest.raises(RunError, match="is half written; run circuits discover with the same settings to finish it"):
         open_run(tmp_path / "run")
-    first, calls[:], limit[0] = list(calls), [], 10**9
-    # Two direct measurements are cheap and made again; the other seven were kept.
-    assert [method for method, _ in first] == ["direct"] * 2 + ["exact"] * (2 + 4) + ["gradient"]
-    assert len(list((tmp_path / "run" / "parts").iterdir())) == 7
+    assert keys == everything[:limit]
+    most[0] = 10**9
     again = discover(walked.model, walked.prompts, QUICK, tmp_path / "run")
     assert again.fresh
-    assert [call for call in calls if call[0] != "direct"]
-    assert not {call for call in calls if call[0] != "direct"} & set(first)
-    for name in ("effects.safetensors", "prompts.jsonl", *(f"circuits/{e}.json" for e in EMOTIONS)):
-        assert (tmp_path / "run" / name).read_bytes() == (walked.run.directory / name).read_bytes()
-    assert again.effects.table.equals(walked.run.effects.table)
-    assert again.comparison.table.equals(walked.run.comparison.table)
+    # Nothing was made twice, nothing left out, and not a bit differs.
+    assert keys == everything
+    for name in ("effects.safetensors", "effects.parquet", "comparison.parquet", "prompts.jsonl", "directions.safetensors",
+                 *(f"circuits/{e}.json" for e in EMOTIONS)):  # fmt: skip
+        assert (again.directory / name).read_bytes() == (whole.directory / name).read_bytes()
 
 
 def test_the_default_place_is_named_after_model_prompts_and_key(

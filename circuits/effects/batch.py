@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuits.effects.ablation import DatasetMeans, batches, replaced_embedding, replacement
 from circuits.effects.kinds import Ablation, Positions
+from circuits.effects.price import Texts
 from circuits.model.anatomy import Model, Tokens
 from circuits.model.readout import Readout
 from circuits.model.resuming import Resumer
@@ -24,7 +25,7 @@ from circuits.model.sites import Half
 from circuits.model.ways import resumer
 from circuits.prompts.datasets import Prompts
 
-__all__ = ["Batch", "Plan"]
+__all__ = ["Batch", "Plan", "token_budget"]
 
 _FLOATS_CPU = 1_500_000
 _FLOATS_CUDA = 24_000_000
@@ -69,6 +70,12 @@ class Batch:
         return None if frozen is None else self.tokens.at_readout(frozen)
 
 
+def token_budget(d_model: int, d_mlp: int, device: torch.device) -> int:
+    """Padded tokens a batch may hold."""
+    floats = _FLOATS_CPU if device.type == "cpu" else _FLOATS_CUDA
+    return max(64, floats // max(d_mlp, d_model))
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a prompt set is walked through in batches of whole scenarios.
@@ -94,12 +101,11 @@ class Plan:
             AnswerError: an emotion has no answer token.
         """
         lengths = model.encode(prompts.texts, prompts.ids).mask.sum(1).cpu().numpy()
-        floats = _FLOATS_CPU if model.device.type == "cpu" else _FLOATS_CUDA
-        budget = max(64, floats // max(model.d_mlp, model.d_model))
+        budget = token_budget(model.d_model, model.d_mlp, model.device)
         return cls(model, prompts, readout or Readout.of(model, prompts.answers), ablation, lengths, budget)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     @property
     def n_tokens(self) -> int:
@@ -107,33 +113,40 @@ class Plan:
         return int(self.lengths.sum())
 
     @cached_property
-    def _rows(self) -> list[np.ndarray]:
-        return batches(self.prompts, self.lengths, self.budget)
+    def rows(self) -> list[np.ndarray]:
+        """Row numbers of each batch, in file order."""
+        return [np.sort(rows) for rows in batches(self.prompts, self.lengths, self.budget)]
+
+    def texts(self, rows: np.ndarray | None = None) -> Texts:
+        """How many texts one batch has, or all have, and how long they are, for their price."""
+        some = self.rows if rows is None else [rows]
+        return Texts(np.array([len(r) for r in some]), np.array([int(self.lengths[r].max()) for r in some]))
 
     @cached_property
     def _means(self) -> DatasetMeans | None:
         if self.ablation is not Ablation.MEAN:
             return None
-        runs = (self._record(rows, grad=False) for rows in self._rows)
+        runs = (self._record(rows) for rows in self.rows)
         return DatasetMeans.over((run.streams, run.tokens) for run in runs)
 
-    def batches(self, *, grad: bool = False) -> Iterator[Batch]:
-        """The batches, one at a time; with ``grad`` their clean run keeps its autograd graph."""
-        for rows in self._rows:
-            run = self._record(rows, grad=grad)
-            part = self._part(rows)
-            with torch.no_grad():
-                clean = run.streams.map(torch.Tensor.detach)
-                replaced = replacement(clean, run.tokens, part, self.ablation, self._means)
-                embed = replaced_embedding(run.embed.detach(), run.tokens, part, self.ablation)
-            yield Batch(self.model, self.readout, rows, part, run, replaced, embed)
+    def batches(self) -> Iterator[Batch]:
+        """The batches, one at a time."""
+        for rows in self.rows:
+            yield self.batch(rows)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """One batch, run once."""
+        run, part = self._record(rows), self._part(rows)
+        with torch.no_grad():
+            replaced = replacement(run.streams, run.tokens, part, self.ablation, self._means)
+            embed = replaced_embedding(run.embed, run.tokens, part, self.ablation)
+        return Batch(self.model, self.readout, rows, part, run, replaced, embed)
 
     def _part(self, rows: np.ndarray) -> Prompts:
         mask = np.zeros(len(self.prompts), dtype=bool)
         mask[rows] = True
         return self.prompts.where(mask)
 
-    def _record(self, rows: np.ndarray, *, grad: bool) -> Recording:
-        rows.sort()  # Prompts.where keeps file order
+    def _record(self, rows: np.ndarray) -> Recording:
         part = self._part(rows)
-        return record(self.model, self.model.encode(part.texts, part.ids), grad=grad)
+        return record(self.model, self.model.encode(part.texts, part.ids))

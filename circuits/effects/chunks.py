@@ -23,7 +23,7 @@ from circuits.model.anatomy import Model
 from circuits.model.machine import precise
 from circuits.model.resuming import Resumer
 
-__all__ = ["bytes_each", "chunk_size", "in_chunks", "threads_for"]
+__all__ = ["bytes_each", "chunk_for", "chunk_size", "in_chunks", "ready", "threads_for"]
 
 T = TypeVar("T")
 
@@ -32,25 +32,36 @@ _SHARE_OF_FREE = 0.5
 _ADVICE = "measure fewer prompts at a time, shorten the texts, or use a device with more memory"
 
 
-def widest(model: Model) -> int:
+def widest(d_model: int, d_mlp: int) -> int:
     """Largest number of values a token needs at once inside a block."""
-    return max(model.d_mlp, 3 * model.d_model)
+    return max(d_mlp, 3 * d_model)
 
 
-def bytes_each(model: Model, tokens: int) -> int:
+def bytes_each(d_model: int, d_mlp: int, tokens: int, size: int = 4) -> int:
     """Memory [bytes] one ablation of a batch with ``tokens`` padded tokens takes while it runs, estimated from above."""
-    size = torch.empty(0, dtype=model.dtype).element_size()
-    return tokens * size * (4 * model.d_model + 3 * widest(model))
+    return tokens * size * (4 * d_model + 3 * widest(d_model, d_mlp))
 
 
 def chunk_size(model: Model, tokens: int) -> int:
     """Ablations to run side by side on a batch of ``tokens`` padded tokens."""
-    if model.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(model.device)
-        fits = int(free * _SHARE_OF_FREE) // bytes_each(model, tokens)
+    size = torch.empty(0, dtype=model.dtype).element_size()
+    return chunk_for(model.d_model, model.d_mlp, tokens, model.device, size)
+
+
+def chunk_for(d_model: int, d_mlp: int, tokens: int, device: torch.device, size: int = 4) -> int:
+    """The same for a model that is only a shape; ``size`` bytes a number."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        fits = int(free * _SHARE_OF_FREE) // bytes_each(d_model, d_mlp, tokens, size)
         # A power of two: a little more or less free memory then gives the same chunks, and the same bits.
         return 1 << max(0, fits.bit_length() - 1)
-    return max(1, _CACHE_FLOATS // (tokens * widest(model)))
+    return max(1, _CACHE_FLOATS // (tokens * widest(d_model, d_mlp)))
+
+
+def ready(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given; a clock read before says nothing."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 @contextmanager

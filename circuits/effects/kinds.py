@@ -41,6 +41,10 @@ class Method(StrEnum):
     """Total effect: run with the component ablated, everything downstream recomputed."""
     GRADIENT = "gradient"
     """Total effect to first order: (clean - ablated activation) · gradient (attribution patching)."""
+    IG_INPUTS = "ig_inputs"
+    """The same with the gradient averaged over midpoints between the replaced and the clean embedding."""
+    IG_ACTIVATIONS = "ig_activations"
+    """The same with the gradient averaged over midpoints between a layer's replaced and clean activation."""
     DIRECT = "direct"
     """Direct effect, exactly: the write removed from the final stream, re-normalised; everything else frozen."""
 

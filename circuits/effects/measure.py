@@ -1,30 +1,60 @@
-"""``measure``: effects of components on prompts, by any of three methods, in one shape."""
+"""``measure``: effects of components on prompts, by any of the methods, in one shape.
+
+The work is cut into shards: some components on one batch of prompts. A shard depends on nothing but what its key names, so it
+may be made anywhere, in any order, once; with a ``store`` a killed measurement goes on where it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.effects.batch import Batch, Plan
-from circuits.effects.direct import direct_effect
+from circuits.effects.direct import Direct
 from circuits.effects.exact import Exact
-from circuits.effects.gradient import first_order
+from circuits.effects.gradient import Place, Scores, first_order, integrated_activations, integrated_inputs
 from circuits.effects.kinds import Ablation, Method, Positions, member
+from circuits.effects.price import Dims, groups
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.effects.table import Effects
+from circuits.errors import MeasurementError, SettingsError
 from circuits.model.anatomy import Model
+from circuits.model.machine import precision
 from circuits.model.readout import Readout
 from circuits.model.sites import Component
+from circuits.model.ways import ways
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
+from circuits.versions import code, versions
 
-__all__ = ["Progress", "measure"]
+__all__ = ["STEPS", "Progress", "Store", "measure", "measured_with"]
 
 Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all) as work goes on."""
+"""Called with (work done, work in all) as work goes on, in floating-point operations: what is left is in proportion to time."""
+
+STEPS = 5
+"""Midpoints of the integrated gradients, unless told otherwise."""
+
+_SHARD = {"cpu": 2 * 10**11, "cuda": 2 * 10**13}
+"""Operations a shard is worth, at most: seconds of work, which is what a kill can cost."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Where shards are kept between runs; ``circuits.runs`` has one on disk."""
+
+    def get(self, key: Mapping[str, Any]) -> Mapping[str, NDArray[Any]] | None:
+        """What was put under ``key``, or None."""
+
+    def put(self, key: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Keep ``tensors`` under ``key``, whole or not at all."""
 
 
 def measure(
@@ -35,8 +65,10 @@ def measure(
     method: Method | str = Method.EXACT,
     ablation: Ablation | str = Ablation.MEAN_SCENARIO,
     positions: Positions | str = Positions.ALL,
+    steps: int = STEPS,
     readout: Readout | None = None,
     progress: Progress | None = None,
+    store: Store | None = None,
 ) -> Effects:
     """Effects of ``components`` on all six logit differences, per prompt.
 
@@ -44,77 +76,199 @@ def measure(
 
     Args:
         components: ``"sublayers"``, ``"heads"``, ``"neurons"``, or a list of components or their names.
-        method: ``exact`` (one resumed run per component), ``gradient`` (first order, all at once), ``direct`` (closed form,
-            downstream frozen).
+        method: ``exact`` (one resumed run per component), ``gradient`` (first order, all at once), ``ig_inputs`` and
+            ``ig_activations`` (integrated gradients), ``direct`` (closed form, downstream frozen).
         ablation: what the activation is replaced by; see :class:`Ablation`.
         positions: where it is replaced; a direct effect only exists at the read-out, whatever is said here.
+        steps: midpoints of the integrated gradients.
         readout: answer tokens, when they differ from ``prompts.answers``.
-        progress: called after each step.
+        progress: called as work goes on.
+        store: where finished shards are kept and looked for.
 
     Raises:
         ComponentError: a component the model lacks.
-        MeasurementError: a text beyond the context, an incomplete scenario, a NaN or infinite effect.
+        MeasurementError: a text beyond the context, an incomplete scenario, a NaN or infinite effect, too little memory.
         AnswerError: an emotion has no answer token.
-        SettingsError: an unknown method, ablation or positions.
+        SettingsError: an unknown method, ablation or positions, or no step.
+        UnsupportedModelError: neurons of a mixture of experts.
     """
     method, ablation = member(Method, method), member(Ablation, ablation)
     positions = member(Positions, positions)
+    if steps < 1:
+        raise SettingsError(f"steps is {steps}; expected at least one midpoint")
+    if method is Method.DIRECT:
+        positions = Positions.READOUT
     wanted = model.components(components)
     plan = Plan.of(model, prompts, ablation, readout=readout)
+    task = _Task(plan, wanted, method, positions, steps)
     values = np.zeros((len(wanted), len(prompts), len(EMOTIONS)), dtype=np.float32)
     clean = np.zeros((len(prompts), len(EMOTIONS)), dtype=np.float32)
-    steps = len(plan) * (len(wanted) if method is Method.EXACT else 1)
-    done = 0
+    notices: list[str] = []
+    done, total = 0, task.price
 
-    def step(count: int = 1) -> None:
+    def step(work: int) -> None:
         nonlocal done
-        done += count
+        done += work
         if progress is not None:
-            progress(done, steps)
+            progress(min(done, total), total)
 
-    for batch in plan.batches(grad=method is Method.GRADIENT):
-        clean[batch.rows] = _numpy(batch.clean)
-        if method is Method.EXACT:
-
-            def take(places: list[int], found: Tensor, rows: np.ndarray = batch.rows) -> None:
-                values[np.ix_(np.array(places), rows)] = _numpy(found)
-                step(len(places))
-
-            Exact(batch, positions).effects(wanted, take)
-        else:
-            _all_at_once(batch, wanted, method, positions, values)
-            step()
-    notices = plan.readout.answers.notices
+    for rows in plan.rows:
+        batch = cache(partial(plan.batch, rows))  # made only where a shard is missing
+        for shard in task.shards(rows):
+            key = task.key(shard)
+            found = store.get(key) if store is not None else None
+            if found is None:
+                found = task.made(shard, batch(), step)
+                if store is not None:
+                    store.put(key, found)
+            else:
+                task.require(shard, found)
+                step(shard.price)
+            values[np.ix_(shard.places, rows)] = found["values"]
+            clean[rows] = found["clean"]
+    notices += task.notices
+    answers = plan.readout.answers
     if prompts.n_scenarios < MIN_SCENARIOS:
         few = f"{prompts.name} has {prompts.n_scenarios} scenarios; below {MIN_SCENARIOS} no intervals are given"
-        notices = (*notices, few)
+        notices.append(few)
     return Effects(
-        components=wanted,
-        prompts=prompts,
-        values=values,
-        clean=clean,
-        methods=(method,) * len(wanted),
-        ablation=ablation,
-        positions=Positions.READOUT if method is Method.DIRECT else positions,
-        answers=plan.readout.answers.ids,
-        notices=notices,
-    )
+        components=wanted, prompts=prompts, values=values, clean=clean, methods=(method,) * len(wanted),
+        ablation=ablation, positions=positions, answers=answers.ids, notices=(*answers.notices, *dict.fromkeys(notices)),
+    )  # fmt: skip
 
 
-def _all_at_once(
-    batch: Batch, wanted: tuple[Component, ...], method: Method, positions: Positions, values: np.ndarray
-) -> None:
-    """Gradient and direct effects come for a whole layer at a time; the wanted ones are picked out."""
-    scores = first_order(batch, positions) if method is Method.GRADIENT else {}
-    by_layer: dict[tuple[str, int], list[int]] = {}
-    for i, component in enumerate(wanted):
-        by_layer.setdefault((component.kind, component.layer), []).append(i)
-    for members in by_layer.values():
-        kind, layer = wanted[members[0]].kind, wanted[members[0]].layer
-        found = scores[kind][layer] if method is Method.GRADIENT else direct_effect(batch, kind, layer)
-        index = [max(0, wanted[i].index) for i in members]
-        values[np.ix_(np.array(members), batch.rows)] = _numpy(found)[index]
+@dataclass(frozen=True)
+class _Shard:
+    """Places of some components in the list asked for, the rows of one batch, and what it costs in operations."""
+
+    places: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    price: int
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
+class _Task:
+    """One measurement, cut into shards."""
+
+    def __init__(
+        self, plan: Plan, wanted: tuple[Component, ...], method: Method, positions: Positions, steps: int
+    ) -> None:
+        self.plan = plan
+        self.wanted = wanted
+        self.method = method
+        self.positions = positions
+        self.steps = steps
+        self.notices: list[str] = []
+        self._dims = Dims.of(plan.model)
+        self._direct: Direct | None = None
+        # Upward, so that a shard's components enter at few layers.
+        self._order = sorted(range(len(wanted)), key=lambda place: (wanted[place].layer, wanted[place].kind, place))
+        integrated = method in (Method.IG_INPUTS, Method.IG_ACTIVATIONS)
+        self._about = {
+            "what": "effects",
+            **measured_with(plan.model),
+            "prompts": plan.prompts.fingerprint,
+            "answers": {str(e): list(ids) for e, ids in plan.readout.answers.ids.items()},
+            "method": str(method),
+            "ablation": str(plan.ablation),
+            "positions": str(positions),
+            **({"steps": steps} if integrated else {}),
+        }
+
+    @property
+    def price(self) -> int:
+        """Operations in all."""
+        return sum(shard.price for rows in self.plan.rows for shard in self.shards(rows))
+
+    def shards(self, rows: NDArray[np.int64]) -> Iterator[_Shard]:
+        """The shards of one batch."""
+        dims, texts = self._dims, self.plan.texts(rows)
+        if self.method is Method.EXACT:
+            prices = dims.sweep([self.wanted[place] for place in self._order], texts, self.positions)
+            for group in groups(prices, _SHARD[self.plan.model.device.type]):
+                places = np.array([self._order[i] for i in group])
+                yield _Shard(places, rows, sum(prices[i] for i in group))
+            return
+        once, n_places = dims.gradient(texts, len(EMOTIONS)), len({(c.kind, c.layer) for c in self.wanted})
+        at_once = {
+            Method.DIRECT: dims.forward(texts) + dims.direct(len(self.wanted), texts),
+            Method.GRADIENT: once,
+            Method.IG_INPUTS: self.steps * once,
+            # On the way of an activation the run is resumed at its layer: half of it, on average.
+            Method.IG_ACTIVATIONS: self.steps * n_places * once // 2,
+        }
+        yield _Shard(np.arange(len(self.wanted)), rows, at_once[self.method])
+
+    def key(self, shard: _Shard) -> dict[str, Any]:
+        """Everything the shard's numbers depend on."""
+        ids = self.plan.prompts.ids
+        return {
+            **self._about,
+            "rows": [ids[row] for row in shard.rows],
+            "components": [self.wanted[place].name for place in shard.places],
+        }
+
+    def made(self, shard: _Shard, batch: Batch, step: Callable[[int], None]) -> dict[str, NDArray[Any]]:
+        """The shard's tensors, measured: ``values`` [component, prompt, emotion] and ``clean`` [prompt, emotion], logits."""
+        some = [self.wanted[place] for place in shard.places]
+        values = np.zeros((len(some), len(shard.rows), len(EMOTIONS)), dtype=np.float32)
+        if self.method is Method.EXACT:
+
+            def take(places: list[int], found: Tensor) -> None:
+                values[np.array(places)] = _numpy(found)
+                step(shard.price * len(places) // len(some))
+
+            Exact(batch, self.positions).effects(some, take)
+        else:
+            self._all_at_once(batch, some, values)
+            step(shard.price)
+        if self.method is not Method.DIRECT and batch.resume.notice:
+            self.notices.append(f"measured by replaying the model's own blocks: {batch.resume.notice}")
+        return {"values": values, "clean": _numpy(batch.clean)}
+
+    def _all_at_once(self, batch: Batch, some: list[Component], values: NDArray[np.float32]) -> None:
+        """Gradient and direct effects come for a whole layer at a time; the wanted ones are picked out."""
+        by_place: dict[Place, list[int]] = {}
+        for i, component in enumerate(some):
+            by_place.setdefault((component.kind, component.layer), []).append(i)
+        scores = self._scores(batch, list(by_place))
+        for (kind, layer), members in by_place.items():
+            values[np.array(members)] = _numpy(scores[kind, layer])[[max(0, some[i].index) for i in members]]
+
+    def _scores(self, batch: Batch, places: list[Place]) -> Scores:
+        match self.method:
+            case Method.GRADIENT:
+                return first_order(batch, self.positions, places)
+            case Method.IG_INPUTS:
+                return integrated_inputs(batch, self.positions, places, self.steps)
+            case Method.IG_ACTIVATIONS:
+                return integrated_activations(batch, self.positions, places, self.steps)
+            case _:
+                if self._direct is None:
+                    self._direct = Direct(self.plan.model, self.plan.readout, places)
+                return self._direct.effects(batch)
+
+    def require(self, shard: _Shard, found: Mapping[str, NDArray[Any]]) -> None:
+        """Raise MeasurementError unless what a store gave back is such a shard."""
+        n = (len(shard.rows), len(EMOTIONS))
+        for name, shape in (("values", (len(shard.places), *n)), ("clean", n)):
+            array = found.get(name)
+            if array is None or array.shape != shape or array.dtype != np.float32:
+                what = "missing" if array is None else f"{array.dtype} {array.shape}"
+                raise MeasurementError(f"a stored shard's {name} are {what}; expected float32 {shape}: delete it")
+
+
+def measured_with(model: Model) -> dict[str, Any]:
+    """What numbers of a model depend on besides the question: weights, arithmetic, libraries, this package's own code."""
+    return {
+        "model": model.fingerprint,
+        "dtype": str(model.dtype),
+        "device": model.device.type,
+        "way": ways(model).name,
+        "products": precision(model.device.type).name,
+        "versions": versions(),
+        "code": code(),
+    }
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.detach().to(torch.float32).cpu().numpy()

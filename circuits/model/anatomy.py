@@ -79,7 +79,12 @@ class Tokens:
 
     def at_readout(self, tensor: Tensor) -> Tensor:
         """``tensor`` [prompt, pos, ...] at each prompt's read-out position: [prompt, ...]."""
-        return tensor[torch.arange(len(self), device=tensor.device), self.last.to(tensor.device)]
+        # One index over both axes: several times faster than two.
+        return tensor.flatten(0, 1).index_select(0, self._flat.to(tensor.device))
+
+    @cached_property
+    def _flat(self) -> Int[Tensor, " prompt"]:
+        return torch.arange(len(self), device=self.last.device) * self.ids.shape[1] + self.last
 
 
 class Model:
@@ -98,7 +103,9 @@ class Model:
         cfg = bridge.cfg
         self.n_layers = int(cfg.n_layers)
         # Counted on the weights: configurations name these sizes differently, and some bridges guess.
-        self.n_heads = int(bridge.blocks[0].attn.W_O.shape[0])
+        self.n_heads, self.d_head = (int(n) for n in bridge.blocks[0].attn.W_O.shape[:2])
+        keys = getattr(bridge.blocks[0].attn, "W_K", None)
+        self.n_kv_heads = self.n_heads if keys is None else int(keys.shape[0])
         self.d_mlp = int(bridge.blocks[0].mlp.W_out.shape[0])
         self.d_model = int(cfg.d_model)
         self.n_ctx = int(cfg.n_ctx)

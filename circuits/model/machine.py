@@ -110,7 +110,10 @@ def _error(name: str, device: str) -> float:
 
 @contextlib.contextmanager
 def precise(device: torch.device) -> Iterator[None]:
-    """Products as :func:`precision` decided, while the block runs. The setting is the whole process's: not for worker threads."""
+    """Products as :func:`precision` decided, while the block runs.
+
+    The setting is the whole process's: one thread makes it for all.
+    """
     with _set(precision(device.type).name):
         yield
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import layer_norm
+from torch.nn.functional import layer_norm, rms_norm
 
 __all__ = ["Norm"]
 
@@ -51,10 +51,11 @@ class Norm:
         """The normalised ``x``."""
         if self.centred:
             return layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
-        wide = x.float() if x.dtype in _HALF else x
-        y = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
-        if self.weight is not None:
-            y = y * self.weight
+        if x.dtype in _HALF:
+            y = rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
+            y = y if self.weight is None else y * self.weight
+        else:
+            y = rms_norm(x, x.shape[-1:], self.weight, self.eps)
         return y if self.bias is None else y + self.bias
 
     def centre(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:

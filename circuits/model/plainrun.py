@@ -29,8 +29,9 @@ from circuits.model.ascent import Ascent, Kept
 from circuits.model.extraction import CLOSE, NoFit, deviation, surroundings
 from circuits.model.machine import Recent, precise
 from circuits.model.plain import PlainBlock, Surroundings
-from circuits.model.resuming import Change, Replaced, Resumer, Subsets
+from circuits.model.resuming import Change, Instead, Replaced, Resumer, Subsets, Trace
 from circuits.model.running import Recording
+from circuits.model.sites import Kind
 
 __all__ = ["PlainRun"]
 
@@ -83,6 +84,36 @@ class PlainRun(Resumer):
             post = torch.where(neurons | still, block.activations(mid if block.sequential else own), post_new)
             stream = mid + block.behind(False, block.mlp_sum(post))
         return stream[:, :, 0]
+
+    @torch.enable_grad()
+    def trace(self, stream: Tensor, *, layer: int = 0, instead: Instead | None = None) -> Trace:
+        found: dict[Kind, list[Tensor]] = {kind: [] for kind in Kind}
+
+        def passed(here: int, kind: Kind, tensor: Tensor) -> Tensor:
+            """The tensor, or what stands for it; chunks are one."""
+            if instead is not None and here == layer and kind is instead.kind:
+                tensor = instead.tensor if here < self.top else self._picked_all(instead.tensor)
+                found[kind].append(instead.tensor)
+            else:
+                # Axes in front are taken off and put on again, so that the tensor kept lies on the path.
+                tensor = tensor[0]
+                found[kind].append(tensor)
+            return tensor[None]
+
+        rows = stream[None]
+        with precise(self.model.device):
+            for here in range(layer, self.top + 1):
+                block = self.blocks[here]
+                if here < self.top:
+                    own, z = rows, block.mixed(rows, self.around[here])
+                else:
+                    own, z = Ascent(self, at_readout=False).last_heads(rows)
+                z = passed(here, Kind.HEAD, z)
+                attn_out = passed(here, Kind.ATTN, block.behind(True, block.summed(z)))
+                mid = own + attn_out
+                post = passed(here, Kind.NEURON, block.activations(mid if block.sequential else own))
+                rows = mid + passed(here, Kind.MLP, block.behind(False, block.mlp_sum(post)))
+        return Trace.of_lists(layer, found, rows[0, :, 0])
 
     def _picked_all(self, tensor: Tensor) -> Tensor:
         """``[prompt, pos, ..]`` at the read-out: ``[prompt, 1, ..]``."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuits.model.anatomy import Model, Tokens
 from circuits.model.laws import short_prompt
-from circuits.model.resuming import Change, Replaced, Resumer, Subsets
+from circuits.model.resuming import Change, Instead, Replaced, Resumer, Subsets, Trace
 from circuits.model.running import Hook, Recording, final_stream, hook_name, hooked, record
 from circuits.model.sites import Half, Kind
 
@@ -46,6 +46,25 @@ class Replay(Resumer):
             with hooked(self.model, changes):
                 finals.append(self.picked(final_stream(self.model, self.tokens))[:, 0])
         return torch.stack(finals)
+
+    @torch.enable_grad()
+    def trace(self, stream: Tensor, *, layer: int = 0, instead: Instead | None = None) -> Trace:
+        found: dict[Kind, list[Tensor]] = {kind: [] for kind in Kind}
+
+        def keep(kind: Kind, here: int) -> Hook:
+            def hook(tensor: Tensor) -> Tensor:
+                if instead is not None and here == layer and kind is instead.kind:
+                    tensor = instead.tensor
+                found[kind].append(tensor)
+                return tensor  # hook_z is a reshaped view: returning the very tensor keeps it on autograd's path
+
+            return hook
+
+        layers = range(layer, self.model.n_layers)
+        with hooked(self.model, {hook_name(here, kind): keep(kind, here) for here in layers for kind in Kind}):
+            for here in layers:
+                stream = self._block(here, stream, 1)
+        return Trace.of_lists(layer, found, self.picked(stream)[:, 0])
 
     def _after(self, change: Change, at_readout: bool) -> Tensor:
         layer, chunk, full = change.layer, len(change), change.full

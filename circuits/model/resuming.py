@@ -8,7 +8,7 @@ blocks alone are run again, many changes side by side. Two ways lead there and g
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from circuits.model.anatomy import Model, Tokens
 from circuits.model.running import Recording
-from circuits.model.sites import Half
+from circuits.model.sites import Half, Kind
 
-__all__ = ["Change", "Replaced", "Resumer", "Subsets"]
+__all__ = ["Change", "Instead", "Replaced", "Resumer", "Subsets", "Trace"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,43 @@ class Replaced:
     where: Float[Tensor, "prompt pos"]
 
 
+@dataclass(frozen=True)
+class Instead:
+    """An activation put in the place of a layer's own: ``z``, ``post``, or a half-layer's output, at every token."""
+
+    kind: Kind
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The writes of some upper layers in one run, on autograd's path to the final stream.
+
+    Attributes:
+        layer: the first layer traced; all lists begin there.
+        z, post, attn_out, mlp_out: ``[prompt, pos, ..]`` for each layer. In the last layer ``pos`` may have length one, the
+            read-out token: above the last attention no other reaches the answer, so all other gradients are zero.
+        final: final stream at the read-out, ``[prompt, d_model]``.
+    """
+
+    layer: int
+    z: tuple[Tensor, ...]
+    post: tuple[Tensor, ...]
+    attn_out: tuple[Tensor, ...]
+    mlp_out: tuple[Tensor, ...]
+    final: Float[Tensor, "prompt d_model"]
+
+    @classmethod
+    def of_lists(cls, layer: int, found: Mapping[Kind, Sequence[Tensor]], final: Tensor) -> Trace:
+        """From what was found layer by layer."""
+        z, post, attn_out, mlp_out = (tuple(found[kind]) for kind in (Kind.HEAD, Kind.NEURON, Kind.ATTN, Kind.MLP))
+        return cls(layer, z, post, attn_out, mlp_out, final)
+
+    def of(self, kind: Kind) -> tuple[Tensor, ...]:
+        """The writes of one kind."""
+        return {Kind.HEAD: self.z, Kind.NEURON: self.post, Kind.ATTN: self.attn_out, Kind.MLP: self.mlp_out}[kind]
+
+
 class Resumer(ABC):
     """One clean run, ready to be entered above any half-layer.
 
@@ -128,6 +165,15 @@ class Resumer(ABC):
     @abstractmethod
     def keeping(self, subsets: Subsets, replaced: Replaced) -> Float[Tensor, "chunk prompt d_model"]:
         """Final stream at the read-out with everything outside each subset replaced; embeddings and biases stay."""
+
+    @abstractmethod
+    def trace(
+        self, stream: Float[Tensor, "prompt pos d_model"], *, layer: int = 0, instead: Instead | None = None
+    ) -> Trace:
+        """Run layers from ``layer`` on, entered with ``stream``, under autograd.
+
+        ``stream`` or the tensor of ``instead`` (put into the first layer traced) should require gradients.
+        """
 
     def picked(
         self, states: Shaped[Tensor, "*chunk prompt pos d"], start: int = 0

@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from circuits import jsontext
 from circuits.circuit.graph import Circuit
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
 from circuits.compare.table import Comparison
@@ -30,6 +29,7 @@ from circuits.effects.table import COLUMNS
 from circuits.errors import RunError
 from circuits.prompts.emotions import EMOTIONS, emotion
 from circuits.runs import files
+from circuits.runs.shards import Shards
 
 __all__ = ["FORMAT", "Run", "RunWriter", "StoredEffects", "open_run"]
 
@@ -290,19 +290,10 @@ class RunWriter:
         files.write_bytes(self._path(name), text.encode("utf-8"))
         self._done(name)
 
-    def part(self, what: Mapping[str, Any]) -> dict[str, NDArray[Any]] | None:
-        """An intermediate measurement kept under everything it depends on; None when it has to be made."""
-        path = self._part_path(what)
-        if not path.is_file():
-            return None
-        tensors, metadata = files.read_tensors(path)
-        if metadata.get("sha256") != _content(tensors):
-            raise RunError(f"{path} is damaged: its content differs from its checksum; delete it and run again")
-        return tensors
-
-    def keep(self, what: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Keep an intermediate measurement."""
-        files.write_tensors(self._part_path(what), tensors, {"sha256": _content(tensors), "what": dict(what)})
+    @property
+    def shards(self) -> Shards:
+        """Where intermediate measurements are kept, each under everything it depends on."""
+        return Shards(self.directory / "parts")
 
     def finish(self, extra: Mapping[str, Any]) -> Run:
         """Write the final manifest and drop the intermediate parts."""
@@ -317,17 +308,5 @@ class RunWriter:
     def _path(self, name: str) -> Path:
         return files.inside(self.directory, name)
 
-    def _part_path(self, what: Mapping[str, Any]) -> Path:
-        return self.directory / "parts" / f"{jsontext.fingerprint({'key': self.key, **what})[:32]}.safetensors"
-
     def _done(self, name: str) -> None:
         self._files[name] = _digest(self._path(name))
-
-
-def _content(tensors: Mapping[str, NDArray[Any]]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        digest.update(f"{name}{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

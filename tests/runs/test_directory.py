@@ -60,8 +60,8 @@ def circuit_of(e: Emotion = Emotion.FEAR) -> Circuit:
 
 def fill(writer: RunWriter) -> Run:
     """A small run with everything :func:`open_run` asks for."""
-    if writer.part(PART) is None:
-        writer.keep(PART, VALUES)
+    if writer.shards.get(PART) is None:
+        writer.shards.put(PART, VALUES)
     writer.table("effects.parquet", pd.DataFrame({c: [1.0] for c in COLUMNS}))
     writer.tensors("effects.safetensors", VALUES, {"components": ["L0H1"], "prompts": ["a", "b"]})
     writer.table("comparison.parquet", pd.DataFrame({c: [1.0] for c in COMPARISON_COLUMNS}))
@@ -401,47 +401,17 @@ def test_temporary_files_of_a_killed_process_are_swept_at_the_next_opening(tmp_p
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_part_is_kept_for_a_later_writer_of_the_same_key(tmp_path: Path) -> None:
+def test_a_part_is_kept_for_a_later_writer(tmp_path: Path) -> None:
     with RunWriter.opened(tmp_path / "run", KEY, ABOUT) as writer:
-        assert writer.part(PART) is None
-        writer.keep(PART, VALUES)
+        assert writer.shards.get(PART) is None
+        writer.shards.put(PART, VALUES)
     with RunWriter.opened(tmp_path / "run", KEY, ABOUT) as writer:
-        stored = writer.part(PART)
+        stored = writer.shards.get(PART)
         assert stored is not None
         assert stored.keys() == VALUES.keys()
         for name, array in VALUES.items():
             np.testing.assert_array_equal(stored[name], array)
-        assert writer.part({**PART, "components": ["L0H2"]}) is None
-    (tmp_path / "run" / "manifest.json").unlink()
-    with RunWriter.opened(tmp_path / "run", "other", ABOUT) as writer:
-        assert writer.part(PART) is None
-
-
-def test_a_damaged_part_is_an_error_not_a_number(tmp_path: Path) -> None:
-    with RunWriter.opened(tmp_path / "run", KEY, ABOUT) as writer:
-        writer.keep(PART, VALUES)
-        (path,) = (tmp_path / "run" / "parts").iterdir()
-        whole = path.read_bytes()
-        for place in range(0, len(whole), 7):
-            data = bytearray(whole)
-            data[place] ^= 1
-            path.write_bytes(data)
-            try:
-                stored = writer.part(PART)
-            except RunError:
-                continue
-            # A flip in the note of what was measured harms no number.
-            assert stored is not None
-            for name, array in VALUES.items():
-                np.testing.assert_array_equal(stored[name], array)
-        path.write_bytes(whole[:-4] + b"\0\0\0\1")
-        with pytest.raises(
-            RunError, match="is damaged: its content differs from its checksum; delete it and run again"
-        ):
-            writer.part(PART)
-        path.write_bytes(whole[:40])
-        with pytest.raises(RunError, match="is not a readable safetensors file"):
-            writer.part(PART)
+        assert writer.shards.get({**PART, "components": ["L0H2"]}) is None
 
 
 # -- circuits as JSON --------------------------------------------------------------------------------------------------
