@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from circuits.errors import CircuitsError
+
+if TYPE_CHECKING:
+    from circuits.model.anatomy import Model
+    from circuits.prompts.datasets import Prompts
 
 __all__ = ["app", "main"]
 
@@ -64,6 +68,7 @@ def discover(
     target: Annotated[float, typer.Option(help="Faithfulness a circuit must reach on the select split.")] = 0.8,
     random_circuits: Annotated[int, typer.Option(help="Random circuits each circuit is judged beside.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the random circuits.")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, however long it takes.")] = False,
 ) -> None:
     """Find and judge the six circuits, compare them with the linear directions, and write a run directory.
 
@@ -76,18 +81,14 @@ def discover(
         ablation=member(Ablation, ablation), positions=member(Positions, positions), verify=verify, target=target,
         random_circuits=random_circuits, seed=seed,
     )  # fmt: skip
-    from circuits.prompts.datasets import read_answers, read_prompts
-
-    rows = read_prompts(prompts)
-    if answers is not None:
-        rows = rows.with_answers(read_answers(answers))
+    rows = _prompts(prompts, answers)
     from circuits.show.terminal import show_run, watching
 
-    _err.print("loading the model")
-    from circuits.model.door import load
+    loaded = _loaded(model, device, dtype)
     from circuits.walk import discover as walk
+    from circuits.walk import price
 
-    loaded = load(model, device=device, dtype=dtype)
+    _agree(loaded, rows, price(loaded, rows, settings), yes)
     with watching(_err) as watch:
         run = walk(loaded, rows, settings, out, watch=watch)
     if not run.fresh:
@@ -95,6 +96,77 @@ def discover(
 
         _err.print(f"this run was finished before: {escape(visible(run.directory))}", soft_wrap=True)
     show_run(run, _out)
+
+
+@app.command(epilog="Example: circuits measure --components heads --positions readout --out runs/heads")
+def measure(
+    components: Annotated[
+        str, typer.Option(help="heads, neurons, sublayers, or names such as L0H1,L2N17,L1.mlp.")
+    ] = "heads",
+    out: Annotated[
+        Path | None, typer.Option(help="Directory; default runs/<model>-<prompts>-<method>-<components>.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="'embedded', a local directory, or a hub name such as gpt2.")] = "embedded",
+    prompts: Annotated[str, typer.Option(help="A .jsonl file or the name of a shipped set.")] = "microstories",
+    answers: Annotated[Path | None, typer.Option(help="JSON file of answer words by emotion.")] = None,
+    method: Annotated[str, typer.Option(help="exact, gradient, ig_inputs, ig_activations or direct.")] = "exact",
+    ablation: Annotated[str, typer.Option(help="mean_scenario, mean, zero or resample.")] = "mean_scenario",
+    positions: Annotated[str, typer.Option(help="all or readout.")] = "all",
+    steps: Annotated[int, typer.Option(help="Midpoints of integrated gradients.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32 (needed for single neurons), bfloat16 …")] = "float32",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, however long it takes.")] = False,
+) -> None:
+    """Measure the effect of each component on all six emotions, prompt by prompt, into a directory of open files.
+
+    The price is printed first. Killed at any moment, the same command goes on where it was.
+    """
+    from circuits.effects.kinds import Ablation, Method, Positions, member
+
+    chosen = member(Method, method), member(Ablation, ablation), member(Positions, positions)
+    rows = _prompts(prompts, answers)
+    loaded = _loaded(model, device, dtype)
+    wanted: str | list[str] = components if components in ("heads", "neurons", "sublayers") else components.split(",")
+    from circuits.effects.measure import price
+    from circuits.runs.sweep import sweep
+    from circuits.show.terminal import show_sweep, watching
+
+    place = (
+        out or Path("runs") / f"{Path(model).name}-{Path(prompts).stem}-{chosen[0]}-{components.replace(',', '-')[:40]}"
+    )
+    operations = price(loaded, rows, wanted, method=chosen[0], ablation=chosen[1], positions=chosen[2], steps=steps)
+    _agree(loaded, rows, operations, yes)
+    with watching(_err) as watch:
+        result = sweep(
+            loaded, rows, wanted, place, method=chosen[0], ablation=chosen[1], positions=chosen[2], steps=steps,
+            progress=lambda done, total: watch(f"{components}, {method}", done, total),
+        )  # fmt: skip
+    show_sweep(result, _out)
+
+
+@app.command(epilog="Examples: circuits plan --model embedded --prompts microstories\n\n"
+             "circuits plan --shape llama-3.2-3b --texts 480x20")  # fmt: skip
+def plan(
+    model: Annotated[
+        str, typer.Option(help="'embedded' or a local directory; only its configuration is read.")
+    ] = "embedded",
+    prompts: Annotated[str, typer.Option(help="A .jsonl file or the name of a shipped set.")] = "microstories",
+    shape: Annotated[
+        str | None, typer.Option(help="A well-known shape instead of a model: gpt2-small, llama-3.2-3b …")
+    ] = None,
+    texts: Annotated[
+        str | None, typer.Option(help="So many texts of so many tokens instead of prompts: 24x20.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+) -> None:
+    """Say what measuring would cost: forwards, operations, time on this machine, memory. Nothing is measured.
+
+    Time comes from one second of the same arithmetic on this machine.
+    """
+    from circuits.effects.plans import planned
+    from circuits.show.terminal import show_plan
+
+    show_plan(planned(shape or model, None if shape else prompts, texts, device), _out)
 
 
 @app.command(epilog="Example: circuits show runs/embedded-microstories-1a2b3c4d")
@@ -134,6 +206,39 @@ def prompts(file: Annotated[str, typer.Argument(help="A .jsonl file or the name 
     show_findings(rows, findings, _out)
     if any(finding.fault for finding in findings):
         raise typer.Exit(1)
+
+
+def _prompts(prompts: str, answers: Path | None) -> Prompts:
+    from circuits.prompts.datasets import read_answers, read_prompts
+
+    rows = read_prompts(prompts)
+    return rows if answers is None else rows.with_answers(read_answers(answers))
+
+
+def _loaded(model: str, device: str, dtype: str) -> Model:
+    _err.print("loading the model")
+    from circuits.model.door import load
+
+    return load(model, device=device, dtype=dtype)
+
+
+_LONG = 600
+"""Seconds from which on a terminal is asked first."""
+_ROUGHLY = 2 * 10**10
+"""Operations a second any machine manages: below ten minutes at this rate nothing need be asked, or measured."""
+
+
+def _agree(model: Model, prompts: Prompts, operations: int, yes: bool) -> None:
+    """Name the price of long work before it is paid, and on a terminal ask."""
+    if operations / _ROUGHLY < _LONG:
+        return
+    from circuits.effects.plans import seconds_for
+    from circuits.show.words import duration
+
+    seconds = seconds_for(model, prompts, operations)
+    _err.print(f"{operations:.2g} operations, about {duration(seconds)} on this machine")
+    if seconds >= _LONG and not yes and sys.stdin.isatty():
+        typer.confirm("Go on? (--yes does not ask)", abort=True)
 
 
 def main() -> None:

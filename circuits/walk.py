@@ -26,8 +26,9 @@ from circuits.directions.estimators import contrast, directions_from, grand_mean
 from circuits.directions.vectors import Directions
 from circuits.effects.ablation import require_complete
 from circuits.effects.batch import Plan
-from circuits.effects.kinds import Ablation, Method
+from circuits.effects.kinds import Ablation, Method, Positions
 from circuits.effects.measure import measure
+from circuits.effects.price import READY, Dims
 from circuits.effects.table import Effects, joined
 from circuits.errors import MeasurementError, RunError
 from circuits.model.anatomy import Model
@@ -37,11 +38,12 @@ from circuits.prompts.datasets import Prompts, Split
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.runs import files
 from circuits.runs.directory import MANIFEST, Run, RunWriter, open_run
+from circuits.runs.sweep import write_effects
 from circuits.settings import Settings
 from circuits.show.report import report
 from circuits.versions import code, versions
 
-__all__ = ["Watch", "discover", "run_key"]
+__all__ = ["Watch", "discover", "price", "run_key"]
 
 Watch = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
@@ -81,6 +83,25 @@ def discover(
             return open_run(place)
     with RunWriter.opened(place, key, _about(model, prompts, settings)) as writer:
         return _Walk(model, prompts, settings, plans, writer, watch or (lambda what, done, total: None)).run()
+
+
+def price(model: Model, prompts: Prompts, settings: Settings) -> int:
+    """Floating-point operations of a whole walk, estimated from above; nothing is run.
+
+    Raises:
+        PromptError: a split is empty.
+        MeasurementError, AnswerError: the prompts cannot be measured.
+    """
+    measured, positions = prompts.split(Split.SELECT, Split.TEST), Positions(settings.positions)
+    plan = Plan.of(model, measured, Ablation(settings.ablation))
+    dims, texts = Dims.of(model), plan.texts()
+    everything = Plan.of(model, prompts, Ablation(settings.ablation)).texts()
+    exact = sum(dims.sweep((*model.sublayers, *model.heads), texts, positions))
+    # The dearest neurons are those of the first layer.
+    top = min(len(model.neurons), settings.verify * len(EMOTIONS))
+    neurons = top * dims.exact(model.neurons[0], texts, positions) if top else 0
+    circuits = len(EMOTIONS) * (2 * settings.random_circuits + 40) * dims.forward(texts) // len(EMOTIONS)
+    return exact + neurons + circuits + dims.gradient(everything, len(EMOTIONS)) + 10 * READY * dims.forward(everything)
 
 
 def run_key(model: Model, prompts: Prompts, settings: Settings) -> str:
@@ -198,17 +219,7 @@ class _Walk:
         self.watch("writing", 0, 1)
         writer = self.writer
         writer.table("effects.parquet", table)
-        writer.tensors(
-            "effects.safetensors",
-            {"values": best.values, "clean": best.clean},
-            {
-                "components": [c.name for c in best.components],
-                "methods": [str(m) for m in best.methods],
-                "prompts": list(best.prompts.ids),
-                "emotions": [str(e) for e in EMOTIONS],
-                "unit": best.unit,
-            },
-        )
+        write_effects(writer, best)
         arrays = {
             f"{d.estimator}.{name}": getattr(d, name).astype(np.float32)
             for d in directions

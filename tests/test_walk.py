@@ -17,8 +17,8 @@ import pytest
 from conftest import ANSWERS, tiny_rows
 
 from circuits import walk
-from circuits.effects import measure as measure_module
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
+from circuits.effects import measure as measure_module
 from circuits.effects.kinds import Ablation, Positions, member
 from circuits.effects.table import COLUMNS
 from circuits.errors import AnswerError, MeasurementError, PromptError, RunError, SettingsError
@@ -28,6 +28,7 @@ from circuits.model.sites import parse
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 from circuits.runs.directory import Run, open_run
+from circuits.runs.shards import Shards
 from circuits.settings import Settings
 from circuits.walk import discover, run_key
 

@@ -25,7 +25,7 @@ from circuits.model.sites import Half
 from circuits.model.ways import resumer
 from circuits.prompts.datasets import Prompts
 
-__all__ = ["Batch", "Plan", "token_budget"]
+__all__ = ["Batch", "Plan", "texts_in", "token_budget"]
 
 _FLOATS_CPU = 1_500_000
 _FLOATS_CUDA = 24_000_000
@@ -76,6 +76,11 @@ def token_budget(d_model: int, d_mlp: int, device: torch.device) -> int:
     return max(64, floats // max(d_mlp, d_model))
 
 
+def texts_in(rows: list[np.ndarray], lengths: np.ndarray) -> Texts:
+    """How many texts each batch has and how long they are, for their price."""
+    return Texts(np.array([len(r) for r in rows]), np.array([int(lengths[r].max()) for r in rows]))
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a prompt set is walked through in batches of whole scenarios.
@@ -119,8 +124,7 @@ class Plan:
 
     def texts(self, rows: np.ndarray | None = None) -> Texts:
         """How many texts one batch has, or all have, and how long they are, for their price."""
-        some = self.rows if rows is None else [rows]
-        return Texts(np.array([len(r) for r in some]), np.array([int(self.lengths[r].max()) for r in some]))
+        return texts_in(self.rows if rows is None else [rows], self.lengths)
 
     @cached_property
     def _means(self) -> DatasetMeans | None:

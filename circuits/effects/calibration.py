@@ -15,27 +15,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from circuits.effects.chunks import in_chunks, ready
+from circuits.effects.chunks import bytes_each, in_chunks, ready
 from circuits.effects.kinds import Positions
-from circuits.effects.price import Dims, Texts
-from circuits.model.machine import precise
+from circuits.effects.price import READY, Dims, Texts
+from circuits.model.machine import keep_memory, precise
 from circuits.model.norms import Norm
 from circuits.model.plain import Linears, PlainBlock, Rotation, Shape, Surroundings
 from circuits.model.sites import Component, Half, head, neuron, sublayer
 from circuits.prompts.emotions import EMOTIONS
 
-__all__ = ["Item", "calibrated", "price_list", "price_of"]
+__all__ = ["Item", "calibrated", "price_list"]
 
 _SECONDS = 1.0
+_ROUND = 4
+"""Chunks a core between two looks at the clock: alone, a core waits for the others."""
 _SIZE = 4
 """Bytes of a float32."""
-_PASSES = 3
-"""What making a batch ready costs, in forwards: the recorded run, its replacement values, the check of the plain way."""
 
 
 def calibrated(dims: Dims, texts: Texts, device: torch.device, *, seconds: float = _SECONDS) -> float:
     """Operations a second, measured for about ``seconds`` with random weights of the model's shape."""
-    n, width = texts.batches[0]
+    keep_memory()
+    n, width = texts.batches[len(texts.batches) // 2]
     block = _random_block(dims, device)
     mask = torch.zeros(n, 1, width, width, device=device)
     around = Surroundings(mask, None, None, torch.full((n,), width - 1, device=device))
@@ -51,10 +52,10 @@ def calibrated(dims: Dims, texts: Texts, device: torch.device, *, seconds: float
         work(0, 1)  # memory and kernels are there
         start = time.perf_counter()
         while elapsed < seconds:
-            for _ in in_chunks(threads, 1, work, threads=threads):
+            for _ in in_chunks(_ROUND * threads, 1, work, threads=threads):
                 pass
             ready(device)
-            done += threads
+            done += _ROUND * threads
             elapsed = time.perf_counter() - start
     return done * n * width * dims.block(width) / elapsed
 
@@ -97,27 +98,29 @@ class Item:
     memory: int
 
 
-def price_list(dims: Dims, texts: Texts, rate: float, positions: Positions, *, vocab: int, chunk: int) -> list[Item]:
+def price_list(dims: Dims, texts: Texts, rate: float, positions: Positions, *, chunk: int) -> list[Item]:
     """What each method costs on all components of each kind.
 
     Args:
         rate: operations a second (:func:`calibrated`).
-        vocab: words of the model's vocabulary, for the memory of its embeddings.
         chunk: ablations side by side on all cores together.
     """
     forward = dims.forward(texts)
-    ready_price = _PASSES * forward
+    ready_price = READY * forward
     most = max(n * w for n, w in texts.batches)
-    weights = _SIZE * (dims.parameters + 2 * vocab * dims.d_model)
+    weights = _SIZE * (dims.parameters + 2 * dims.vocab * dims.d_model)
     held = weights + dims.activations(most, _SIZE)
-    beside = chunk * most * _SIZE * (4 * dims.d_model + 3 * max(dims.d_mlp, 3 * dims.d_model))
+    changed = most if positions is Positions.ALL else max(n for n, _ in texts.batches)
+    beside = chunk * bytes_each(dims.d_model, dims.d_mlp, changed, _SIZE)
 
     def item(what: str, count: int, operations: int, naive: int, memory: int) -> Item:
         whole = operations + ready_price
         return Item(what, count, whole / forward, naive, whole, whole / rate, memory)
 
     def exact(what: str, components: Sequence[Component]) -> Item:
-        return item(what, len(components), sum(dims.sweep(components, texts, positions)), len(components), held + beside)
+        return item(
+            what, len(components), sum(dims.sweep(components, texts, positions)), len(components), held + beside
+        )
 
     layers = range(dims.layers)
     count = dims.layers * (dims.heads + dims.d_mlp + 2)
@@ -129,8 +132,3 @@ def price_list(dims: Dims, texts: Texts, rate: float, positions: Positions, *, v
         item("everything, gradient", count, dims.gradient(texts, len(EMOTIONS)), count, held + graph),
         item("heads and neurons, direct", count - 2 * dims.layers, dims.direct(count, texts), count, held),
     ]
-
-
-def price_of(dims: Dims, texts: Texts, components: Sequence[Component], positions: Positions) -> int:
-    """Operations of exact effects of these components, making the batches ready included."""
-    return _PASSES * dims.forward(texts) + sum(dims.sweep(components, texts, positions))

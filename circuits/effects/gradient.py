@@ -3,15 +3,15 @@
 ``effect ≈ Σ_pos ⟨clean - ablated activation, ∂metric/∂activation⟩``. What differs is where the gradient is taken:
 
 * at the clean run (:func:`first_order`, AtP): one forward and one backward a metric for every head, neuron and half-layer;
-* on the way between the embedding that ablation leaves and the clean one (:func:`integrated_inputs`): the mean over m midpoints,
-  m times the price;
-* on the way between a layer's ablated and clean activation (:func:`integrated_activations`): the same for each kind and layer,
-  resumed there. The effects of one kind and layer then sum to what ablating all of them together costs, up to an error
-  that falls with the square of m.
+* on the way between the embedding that ablation leaves and the clean one (:func:`integrated_inputs`): the mean over m
+  midpoints, m times the price;
+* on the way between a layer's ablated and clean activation (:func:`integrated_activations`): the same for each kind and
+  layer, resumed there. The effects of one kind and layer then sum to what ablating all of them together costs, up to an
+  error that falls with the square of m.
 
-AtP is good for single neurons (Pearson about .997 with the exact effect on trained toys), and badly wrong for whole half-layers and
-early heads, where the model bends between the two points: use the exact effect there. The gradient of attention output is taken at
-``hook_attn_out``; at ``resid_mid`` it would miss the skip connection.
+AtP is good for single neurons (Pearson about .997 with the exact effect on trained toys), and badly wrong for whole
+half-layers and early heads, where the model bends between the two points: use the exact effect there. The gradient of
+attention output is taken at ``hook_attn_out``; at ``resid_mid`` it would miss the skip connection.
 
 References: Nanda 2023 (attribution patching); Kramár et al. 2024, AtP*, eq. 4; Sundararajan et al. 2017, eq. 3 (integrated
 gradients); Hanna et al. 2024 (EAP-IG, along inputs); Marks et al. 2024, eq. 4 (along activations).

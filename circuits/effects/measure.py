@@ -21,7 +21,7 @@ from circuits.effects.direct import Direct
 from circuits.effects.exact import Exact
 from circuits.effects.gradient import Place, Scores, first_order, integrated_activations, integrated_inputs
 from circuits.effects.kinds import Ablation, Method, Positions, member
-from circuits.effects.price import Dims, groups
+from circuits.effects.price import READY, Dims, groups
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.effects.table import Effects
 from circuits.errors import MeasurementError, SettingsError
@@ -34,7 +34,7 @@ from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 from circuits.versions import code, versions
 
-__all__ = ["STEPS", "Progress", "Store", "measure", "measured_with"]
+__all__ = ["STEPS", "Progress", "Store", "measure", "measured_with", "price"]
 
 Progress = Callable[[int, int], None]
 """Called with (work done, work in all) as work goes on, in floating-point operations: what is left is in proportion to time."""
@@ -144,6 +144,22 @@ class _Shard:
     places: NDArray[np.int64]
     rows: NDArray[np.int64]
     price: int
+
+
+def price(
+    model: Model,
+    prompts: Prompts,
+    components: str | Iterable[str | Component],
+    *,
+    method: Method | str = Method.EXACT,
+    ablation: Ablation | str = Ablation.MEAN_SCENARIO,
+    positions: Positions | str = Positions.ALL,
+    steps: int = STEPS,
+) -> int:
+    """Floating-point operations a measurement will take; arguments and errors as :func:`measure`, nothing is run."""
+    plan = Plan.of(model, prompts, member(Ablation, ablation))
+    task = _Task(plan, model.components(components), member(Method, method), member(Positions, positions), steps)
+    return task.price + READY * Dims.of(model).forward(plan.texts())
 
 
 class _Task:

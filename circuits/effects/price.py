@@ -8,7 +8,7 @@ units of one forward pass over the same texts, unembedding left out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,13 @@ from circuits.effects.kinds import Positions
 from circuits.model.anatomy import Model
 from circuits.model.plain import Rotation
 from circuits.model.sites import Component, Kind
+from circuits.model.sizes import Sizes
 from circuits.model.ways import ways
 
-__all__ = ["Dims", "Texts", "groups"]
+__all__ = ["READY", "Dims", "Texts", "groups"]
+
+READY = 3
+"""What making a batch ready costs, in forwards: the recorded run, its replacement values, the check of the plain way."""
 
 
 @dataclass(frozen=True)
@@ -53,27 +57,18 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Dims:
-    """The sizes of a model that decide what it costs."""
-
-    layers: int
-    d_model: int
-    heads: int
-    kv_heads: int
-    d_head: int
-    d_mlp: int
-    gated: bool
-    sequential: bool = True
-    turned: bool = True
-    """Keys are turned or normalised, so that the last block must form them."""
+class Dims(Sizes):
+    """The sizes of a model that decide what it costs, and the costs."""
 
     @classmethod
-    def of(cls, model: Model) -> Dims:
-        """The sizes of a loaded model."""
+    def of(cls, model: Model | Sizes) -> Dims:
+        """Of a loaded model, or of one that is only a shape."""
+        if isinstance(model, Sizes):
+            return cls(**{field.name: getattr(model, field.name) for field in fields(Sizes)})
         blocks = ways(model).blocks
         return cls(
             layers=model.n_layers, d_model=model.d_model, heads=model.n_heads, kv_heads=model.n_kv_heads, d_head=model.d_head,
-            d_mlp=model.d_mlp, gated=model.capabilities.gated, sequential=model.capabilities.sequential,
+            d_mlp=model.d_mlp, gated=model.capabilities.gated, vocab=model.vocab, sequential=model.capabilities.sequential,
             turned=blocks is None or blocks[-1].norm_k is not None or blocks[-1].rotation is not Rotation.NONE,
         )  # fmt: skip
 

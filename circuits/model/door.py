@@ -29,7 +29,7 @@ from circuits.model.machine import keep_memory
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-__all__ = ["EMBEDDED", "load"]
+__all__ = ["EMBEDDED", "device_named", "load"]
 
 EMBEDDED = "embedded"
 """Name of the model that comes with the package."""
@@ -64,7 +64,7 @@ def load(
         return _examined(name_or_path_or_bridge, name=_bridge_name(name_or_path_or_bridge), reference=None)
     if dtype not in _DTYPES:
         raise ModelLoadError(f"unknown dtype {dtype!r}; expected one of {', '.join(_DTYPES)}")
-    target = _device(device)
+    target = device_named(device)
     name = str(name_or_path_or_bridge)
     if not name.strip():
         raise ModelLoadError("the model name is empty; expected 'embedded', a directory or a hub name such as 'gpt2'")
@@ -79,7 +79,12 @@ def load(
     return _examined(bridge, name=name, reference=reference)
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device meant by ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
+
+    Raises:
+        ModelLoadError: it cannot be used here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

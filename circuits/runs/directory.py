@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +31,7 @@ from circuits.prompts.emotions import EMOTIONS, emotion
 from circuits.runs import files
 from circuits.runs.shards import Shards
 
-__all__ = ["FORMAT", "Run", "RunWriter", "StoredEffects", "open_run"]
+__all__ = ["FORMAT", "MANIFEST", "Run", "RunWriter", "StoredEffects", "finished_manifest", "open_run"]
 
 FORMAT = "emotion-circuits-run/1"
 
@@ -127,37 +127,50 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     Raises:
         RunError: no run there, an unfinished one, or one whose files are missing or altered.
     """
+    required = ("effects.parquet", "comparison.parquet", *(f"circuits/{e}.json" for e in EMOTIONS))
     directory = Path(path)
+    return Run(directory, finished_manifest(directory, FORMAT, "discover", _MANIFEST, required))
+
+
+def finished_manifest(
+    directory: Path, kind: str, command: str, wanted: Mapping[str, Any], required: Sequence[str]
+) -> dict[str, Any]:
+    """The manifest of a finished directory of a kind, whose files are all there and unaltered.
+
+    Args:
+        command: of the command line that makes such directories, for what to do next.
+        wanted: keys and types the manifest must have.
+        required: files it must list.
+
+    Raises:
+        RunError: nothing there, something else, unfinished, or files missing or altered.
+    """
+    again = f"remove the directory and run circuits {command} again"
     if not os.path.isdir(directory):  # pathlib raises on a name too long to exist
-        raise RunError(f"no run directory {str(path)!r}; make one with: circuits discover --out {path}")
+        raise RunError(f"no run directory {str(directory)!r}; make one with: circuits {command} --out {directory}")
     if not (directory / MANIFEST).is_file():
-        raise RunError(f"{directory} is no run directory: it has no {MANIFEST}; make a run with circuits discover")
+        raise RunError(f"{directory} is no run directory: it has no {MANIFEST}; make a run with circuits {command}")
     manifest = files.read_json(directory / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise RunError(f"{directory / MANIFEST} is no manifest of this version; expected format {FORMAT!r}")
+    if not isinstance(manifest, dict) or manifest.get("format") != kind:
+        raise RunError(f"{directory / MANIFEST} is no manifest of this version; expected format {kind!r}")
     if manifest.get("status") != "finished":
         raise RunError(
-            f"the run in {directory} is half written; run circuits discover with the same settings to finish it"
+            f"the run in {directory} is half written; run circuits {command} with the same settings to finish it"
         )
-    _require(manifest, _MANIFEST, str(directory / MANIFEST))
+    _require(manifest, wanted, str(directory / MANIFEST))
     listed = manifest.get("files")
     if not isinstance(listed, dict):
-        raise RunError(f"{directory / MANIFEST} lists no files; remove the directory and run circuits discover again")
+        raise RunError(f"{directory / MANIFEST} lists no files; {again}")
     for name, digest in listed.items():
         file = files.inside(directory, str(name))
         if not file.is_file():
-            raise RunError(f"{file} is listed but missing; remove the directory and run circuits discover again")
+            raise RunError(f"{file} is listed but missing; {again}")
         if _digest(file) != digest:
-            raise RunError(
-                f"{file} was altered after the run: its SHA-256 differs; restore it, or remove the directory and run "
-                "circuits discover again"
-            )
-    for required in ("effects.parquet", "comparison.parquet", *(f"circuits/{e}.json" for e in EMOTIONS)):
-        if required not in listed:
-            raise RunError(
-                f"{directory / MANIFEST} does not list {required}; remove the directory and run circuits discover again"
-            )
-    return Run(directory, manifest)
+            raise RunError(f"{file} was altered after the run: its SHA-256 differs; restore it, or {again}")
+    for name in required:
+        if name not in listed:
+            raise RunError(f"{directory / MANIFEST} does not list {name}; {again}")
+    return manifest
 
 
 _NUMBER = (int, float)
@@ -228,16 +241,17 @@ class RunWriter:
         key: hash of everything the run depends on.
     """
 
-    def __init__(self, directory: Path, key: str, about: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, key: str, about: Mapping[str, Any], kind: str = FORMAT) -> None:
         self.directory = directory
         self.key = key
+        self._format = kind
         self._about = dict(about)
         self._files: dict[str, str] = {}
 
     @classmethod
     @contextmanager
-    def opened(cls, directory: Path, key: str, about: Mapping[str, Any]) -> Iterator[RunWriter]:
-        """Lock ``directory`` and mark it as running.
+    def opened(cls, directory: Path, key: str, about: Mapping[str, Any], kind: str = FORMAT) -> Iterator[RunWriter]:
+        """Lock ``directory`` and mark it as running; ``kind`` is the format its manifest names.
 
         Raises:
             RunError: it is a file, cannot be written, holds something else, or another process is writing it.
@@ -266,7 +280,7 @@ class RunWriter:
             except OSError:
                 raise RunError(f"another process is writing {directory}; wait for it or choose another --out") from None
             files.sweep(directory)
-            writer = cls(directory, key, about)
+            writer = cls(directory, key, about, kind)
             writer._manifest("running", {})
             yield writer
 
@@ -297,12 +311,17 @@ class RunWriter:
 
     def finish(self, extra: Mapping[str, Any]) -> Run:
         """Write the final manifest and drop the intermediate parts."""
+        return Run(self.directory, self.close(extra), fresh=True)
+
+    def close(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the final manifest, drop the intermediate parts, and give the manifest back."""
         self._manifest("finished", {**extra, "files": dict(sorted(self._files.items()))})
         shutil.rmtree(self.directory / "parts", ignore_errors=True)
-        return Run(self.directory, files.read_json(self.directory / MANIFEST), fresh=True)
+        manifest: dict[str, Any] = files.read_json(self.directory / MANIFEST)
+        return manifest
 
     def _manifest(self, status: str, extra: Mapping[str, Any]) -> None:
-        value = {"format": FORMAT, "status": status, "key": self.key, **self._about, **extra}
+        value = {"format": self._format, "status": status, "key": self.key, **self._about, **extra}
         files.write_json(self.directory / MANIFEST, value)
 
     def _path(self, name: str) -> Path:

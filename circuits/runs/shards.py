@@ -1,7 +1,8 @@
 """Shards on disk: pieces of a measurement under the hash of everything they depend on.
 
-A shard is written whole (:func:`circuits.runs.files.write_tensors`), named by its key, and carries key and checksum inside: one of
-another model, prompt file, setting or library is never asked for, and a damaged or renamed one is an error, not a number.
+A shard is written whole (:func:`circuits.runs.files.write_tensors`), named by its key, and carries key and checksum inside:
+one of another model, prompt file, setting or library is never asked for, and a damaged or renamed one is an error, not a
+number.
 """
 
 from __future__ import annotations

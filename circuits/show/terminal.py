@@ -6,21 +6,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from circuits.prompts.emotions import EMOTIONS
-from circuits.show.words import in_words, percent, visible
+from circuits.show.words import amount, duration, in_words, percent, visible
 
 if TYPE_CHECKING:
+    from circuits.effects.plans import Priced
     from circuits.model.anatomy import Model
     from circuits.prompts.datasets import Prompts
     from circuits.prompts.validation import Finding
     from circuits.runs.directory import Run
+    from circuits.runs.sweep import Sweep
 
-__all__ = ["show_findings", "show_model", "show_run", "watching"]
+__all__ = ["show_findings", "show_model", "show_plan", "show_run", "show_sweep", "watching"]
 
 _TOP = 5
 
@@ -117,6 +120,64 @@ def _show_writers(run: Run, console: Console) -> None:
     console.print(table)
 
 
+def show_sweep(sweep: Sweep, console: Console) -> None:
+    """A finished measurement: what was asked, the strongest components of each emotion, what to open."""
+    m = sweep.manifest
+    asked = m["asked"]
+    if not sweep.fresh:
+        console.print(f"this measurement was finished before: {_text(sweep.directory)}", soft_wrap=True)
+    console.print(
+        f"[bold]{_text(m['model']['name'])}[/] on [bold]{_text(m['prompts']['name'])}[/]: {asked['components']} components, "
+        f"{_text(asked['method'])}, ablation {_text(asked['ablation'])}, positions {_text(asked['positions'])} "
+        f"({duration(sum(m['seconds'].values()))})",
+        soft_wrap=True,
+    )
+    table = Table(title="strongest components: effect in logits, 95% interval over scenarios; * q < .05")
+    table.add_column("emotion")
+    for rank in range(_TOP):
+        table.add_column(f"{rank + 1}")
+    effects = sweep.effects.table
+    for e in EMOTIONS:
+        rows = effects[effects["emotion"] == str(e)]
+        best = rows.reindex(rows["effect"].abs().sort_values(ascending=False).index)[:_TOP]
+        columns = (best[name] for name in ("component", "q", "effect", "low", "high"))
+        cells = [
+            f"{_text(name)}{'*' if q < 0.05 else ''} {effect:+.2f} [{low:+.2f}, {high:+.2f}]"
+            for name, q, effect, low, high in zip(*columns, strict=True)
+        ]
+        table.add_row(str(e), *cells, *[""] * (_TOP - len(cells)))
+    console.print(table)
+    for notice in m["notices"]:
+        console.print(f"[yellow]note[/] {_text(notice)}")
+    console.print(f"\n{_text(sweep.directory / 'effects.parquet')}", soft_wrap=True)
+
+
+def show_plan(priced: Priced, console: Console) -> None:
+    """What measuring would cost."""
+    d = priced.dims
+    console.print(
+        f"[bold]{_text(priced.name)}[/]: {d.layers} layers, d_model {d.d_model}, {d.heads} heads ({d.kv_heads} key-value), "
+        f"{d.d_mlp} neurons a layer{', gated' if d.gated else ''}; {_text(priced.what)}",
+        soft_wrap=True,
+    )
+    console.print(f"this machine ({_text(priced.device)}): {amount(priced.rate, 'FLOP/s')}, measured for one second")
+    for positions, items in priced.items.items():
+        where = "every token" if positions == "all" else "the read-out token only"
+        table = Table(title=f"ablated at {where}", box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+        for head in ("what", "number", "forwards", "operations", "time", "memory"):
+            table.add_column(head, justify="left" if head == "what" else "right", no_wrap=True)
+        for i in items:
+            table.add_row(
+                i.what, f"{i.components:,}", f"{i.forwards:,.0f}", amount(i.operations, "FLOP"), duration(i.seconds),
+                amount(i.memory, "B"),
+            )  # fmt: skip
+        console.print(table)
+    console.print(
+        "forwards: in units of one pass over all texts (naively, one a component); memory from above, float32 weights included",
+        soft_wrap=True,
+    )
+
+
 def show_model(model: Model, console: Console) -> None:
     """Laws and capabilities of a model."""
     console.print(_text(repr(model)), soft_wrap=True)
@@ -127,6 +188,13 @@ def show_model(model: Model, console: Console) -> None:
     console.print(
         f"MLP: {'gated' if c.gated else 'plain'}; post-norms: {'yes, frozen to the clean run' if c.post_norms else 'none'}"
     )
+    from circuits.model.ways import ways
+
+    way = ways(model)
+    if way.blocks is None:
+        console.print(f"exact effects: by replaying the model's own blocks ({_text(way.reason)})", soft_wrap=True)
+    else:
+        console.print(f"exact effects: in plain blocks, which agree with the model's own to {way.error:.0e}")
     table = Table(title="laws: largest relative error on a short prompt")
     for head in ("law", "error", "bound", ""):
         table.add_column(head)

@@ -7,7 +7,7 @@ from typing import Any
 from circuits.circuit.graph import Circuit
 from circuits.model.sites import Kind
 
-__all__ = ["in_words", "percent", "visible"]
+__all__ = ["amount", "duration", "in_words", "percent", "visible"]
 
 
 def visible(text: object) -> str:
@@ -18,6 +18,29 @@ def visible(text: object) -> str:
 def percent(value: Any) -> str:
     """``0.8`` as ``80%``; a missing number as a dash."""
     return "–" if value is None or value != value else f"{100 * value:.0f}%"
+
+
+def duration(seconds: float) -> str:
+    """``7 s``, ``12 min``, ``3 h 20 min``, ``17 days``."""
+    if seconds < 1:
+        return f"{seconds:.1g} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 2 * 86400:
+        minutes = round(seconds / 60)
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{seconds / 86400:,.0f} days"
+
+
+def amount(value: float, unit: str) -> str:
+    """``1.3 GB``, ``450 TFLOP``: three digits at most, powers of a thousand."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(value) < 1000:
+            return f"{value:.3g} {prefix}{unit}"
+        value /= 1000
+    return f"{value:,.3g} E{unit}"
 
 
 def in_words(circuit: Circuit) -> str:
