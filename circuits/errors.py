@@ -39,7 +39,7 @@ class ModelLoadError(CircuitsError):
 
 
 class UnsupportedModelError(CircuitsError):
-    """An architecture this package does not measure (mixture-of-experts, recurrent, encoder)."""
+    """An architecture this package does not measure (recurrent, encoder), or not in this respect (neurons of experts)."""
 
 
 class LawError(UnsupportedModelError):

@@ -73,6 +73,7 @@ def discover(
         raise MeasurementError(
             f"{model.name} is loaded in {model.dtype}; single-neuron effects drown in its rounding: use dtype='float32'"
         )
+    model.require_neurons()  # a circuit is made of heads and neurons
     # Everything that can be wrong with the prompts is found before a directory is made.
     plans = _plans(model, prompts, settings)
     key = run_key(model, prompts, settings)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ANSWERS, make_model_directory, tiny_rows
+from conftest import tiny_rows
+from families import ANSWERS, make_model_directory
 
 from circuits import cli, shipped
 from circuits.errors import CircuitsError, RunError

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ANSWERS, tiny_rows
+from conftest import tiny_rows
+from families import ANSWERS
 
 from circuits import walk
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
@@ -267,7 +268,7 @@ class Interrupted(BaseException):
 def test_an_interrupted_walk_resumes_with_what_it_had(
     limit: int, walked: Walked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure_module, "_SHARD", {"cpu": 10**6})  # several shards a step
+    monkeypatch.setattr(measure_module, "_SHARD", {"cpu": 10**5})  # several shards a step
     put, keys, most = Shards.put, [], [10**9]
 
     def counted(self: Shards, key: Any, tensors: Any) -> None:

@@ -106,7 +106,7 @@ class Plan:
             AnswerError: an emotion has no answer token.
         """
         lengths = model.encode(prompts.texts, prompts.ids).mask.sum(1).cpu().numpy()
-        budget = token_budget(model.d_model, model.d_mlp, model.device)
+        budget = token_budget(model.d_model, model.mlp_width, model.device)
         return cls(model, prompts, readout or Readout.of(model, prompts.answers), ablation, lengths, budget)
 
     def __len__(self) -> int:

@@ -45,7 +45,7 @@ def bytes_each(d_model: int, d_mlp: int, tokens: int, size: int = 4) -> int:
 def chunk_size(model: Model, tokens: int) -> int:
     """Ablations to run side by side on a batch of ``tokens`` padded tokens."""
     size = torch.empty(0, dtype=model.dtype).element_size()
-    return chunk_for(model.d_model, model.d_mlp, tokens, model.device, size)
+    return chunk_for(model.d_model, model.mlp_width, tokens, model.device, size)
 
 
 def chunk_for(d_model: int, d_mlp: int, tokens: int, device: torch.device, size: int = 4) -> int:

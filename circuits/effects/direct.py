@@ -95,5 +95,5 @@ def _change(batch: Batch, kind: Kind, layer: int) -> Float[Tensor, "prompt ..."]
 
 def _grouped(layers: list[int], size: int) -> list[list[int]]:
     """Layers in groups whose weights of ``size`` bytes each make at most 64 MiB."""
-    count = max(1, _TOGETHER // size)
+    count = max(1, _TOGETHER // max(1, size))
     return [layers[i : i + count] for i in range(0, len(layers), count)]

@@ -18,7 +18,7 @@ from circuits.effects.price import Dims, Texts
 from circuits.errors import SettingsError
 from circuits.model.anatomy import Model
 from circuits.model.door import EMBEDDED, device_named
-from circuits.model.sizes import SHAPES, sizes_of
+from circuits.model.sizes import SHAPES, sizes_of, token_counts
 from circuits.prompts.datasets import Prompts, read_prompts
 
 __all__ = ["Priced", "planned", "seconds_for"]
@@ -53,7 +53,8 @@ def planned(model: str, prompts: str | None, texts: str | None, device: str = "a
         PromptError: no such prompts.
         SettingsError: texts that are no number x number.
     """
-    dims = Dims.of(sizes_of(str(shipped.path("embedded")) if model == EMBEDDED else model))
+    place = str(shipped.path("embedded")) if model == EMBEDDED else model
+    dims = Dims.of(sizes_of(place))
     target = device_named(device)
     budget = token_budget(dims.d_model, dims.d_mlp, target)
     if texts is None and (prompts is None or model in SHAPES):
@@ -68,7 +69,7 @@ def planned(model: str, prompts: str | None, texts: str | None, device: str = "a
         )
     else:
         rows = read_prompts(str(prompts))
-        lengths = _lengths(model, rows)
+        lengths = np.array(token_counts(place, rows.texts))
         counted, what = texts_in(batches(rows, lengths, budget), lengths), f"{rows.name}, {len(rows)} texts"
     rate = calibrated(dims, counted, target)
     threads = torch.get_num_threads() if target.type == "cpu" else 1
@@ -84,12 +85,3 @@ def seconds_for(model: Model, prompts: Prompts, operations: int) -> float:
     """What so many operations will take on a loaded model, by one second of calibration."""
     texts = Plan.of(model, prompts, Ablation.ZERO).texts()
     return operations / calibrated(Dims.of(model), texts, model.device)
-
-
-def _lengths(model: str, prompts: Prompts) -> np.ndarray:
-    """Tokens of every prompt, by the tokenizer alone."""
-    from transformers import AutoTokenizer
-
-    place = shipped.path("embedded") if model == EMBEDDED else model
-    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    return np.array([len(tokenizer(text)["input_ids"]) for text in prompts.texts])

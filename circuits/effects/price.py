@@ -68,7 +68,7 @@ class Dims(Sizes):
         blocks = ways(model).blocks
         return cls(
             layers=model.n_layers, d_model=model.d_model, heads=model.n_heads, kv_heads=model.n_kv_heads, d_head=model.d_head,
-            d_mlp=model.d_mlp, gated=model.capabilities.gated, vocab=model.vocab, sequential=model.capabilities.sequential,
+            d_mlp=model.mlp_width, gated=model.capabilities.gated, vocab=model.vocab, sequential=model.capabilities.sequential,
             turned=blocks is None or blocks[-1].norm_k is not None or blocks[-1].rotation is not Rotation.NONE,
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.errors import ComponentError, MeasurementError
+from circuits.errors import ComponentError, MeasurementError, UnsupportedModelError
 from circuits.model.sites import Component, Half, Kind, State, head, neuron, parse, states, sublayer
 
 __all__ = ["Capabilities", "Law", "Model", "Tokens"]
@@ -52,6 +52,8 @@ class Capabilities:
     taken after it with its scale frozen to the clean run."""
     gated: bool
     """The MLP is gated: a neuron is the product of gate and value."""
+    neurons: bool
+    """Every MLP is one dense map of neurons. False: a mixture of experts, whose heads and half-layers can be measured."""
     laws: tuple[Law, ...]
 
 
@@ -106,7 +108,7 @@ class Model:
         self.n_heads, self.d_head = (int(n) for n in bridge.blocks[0].attn.W_O.shape[:2])
         keys = getattr(bridge.blocks[0].attn, "W_K", None)
         self.n_kv_heads = self.n_heads if keys is None else int(keys.shape[0])
-        self.d_mlp = int(bridge.blocks[0].mlp.W_out.shape[0])
+        self.d_mlp = int(bridge.blocks[0].mlp.W_out.shape[0]) if capabilities.neurons else 0
         self.d_model = int(cfg.d_model)
         self.n_ctx = int(cfg.n_ctx)
         self.vocab = int(cfg.d_vocab)
@@ -115,9 +117,24 @@ class Model:
         self.dtype: torch.dtype = parameter.dtype
         self.tokenizer = bridge.tokenizer
 
+    @cached_property
+    def mlp_width(self) -> int:
+        """Values a token has inside an MLP; of a mixture of experts, inside those it is sent to."""
+        if self.capabilities.neurons:
+            return self.d_mlp
+        config = self.bridge.original_model.config.get_text_config()
+        one = (
+            getattr(config, "moe_intermediate_size", None)
+            or getattr(config, "intermediate_size", None)
+            or 4 * self.d_model
+        )
+        shared = getattr(config, "shared_expert_intermediate_size", None) or 0
+        return int(one) * int(getattr(config, "num_experts_per_tok", 1) or 1) + int(shared)
+
     def __repr__(self) -> str:
+        neurons = f"{self.d_mlp} neurons a layer" if self.capabilities.neurons else "experts"
         return (
-            f"Model({self.name!r}, {self.n_layers} layers, {self.n_heads} heads, {self.d_mlp} neurons a layer, "
+            f"Model({self.name!r}, {self.n_layers} layers, {self.n_heads} heads, {neurons}, "
             f"d_model {self.d_model}, {self.dtype}, {self.device})"
         )
 
@@ -166,6 +183,8 @@ class Model:
             ComponentError: a name is malformed, unknown to this model, or listed twice; or the list is empty.
         """
         families = {"sublayers": self.sublayers, "heads": self.heads, "neurons": self.neurons}
+        if wanted == "neurons":
+            self.require_neurons()
         if isinstance(wanted, str):
             if wanted not in families:
                 raise ComponentError(
@@ -183,13 +202,23 @@ class Model:
         return found
 
     def require(self, component: Component) -> None:
-        """Raise ComponentError unless the model has this component."""
+        """Raise ComponentError unless the model has this component, UnsupportedModelError for neurons among experts."""
+        if component.kind is Kind.NEURON:
+            self.require_neurons()
         count = {Kind.HEAD: self.n_heads, Kind.NEURON: self.d_mlp}.get(component.kind)
         inside = 0 <= component.layer < self.n_layers and (count is None or 0 <= component.index < count)
         if not inside:
             raise ComponentError(
                 f"{self.name} has no component {component}; expected layers 0-{self.n_layers - 1}, "
                 f"heads 0-{self.n_heads - 1}, neurons 0-{self.d_mlp - 1}"
+            )
+
+    def require_neurons(self) -> None:
+        """Raise UnsupportedModelError for a mixture of experts."""
+        if not self.capabilities.neurons:
+            raise UnsupportedModelError(
+                f"{self.name} is a mixture of experts; neurons are not defined there: measure heads and half-layers, or use "
+                "a dense model"
             )
 
     # -- weights ---------------------------------------------------------------------------------------------------
@@ -199,13 +228,15 @@ class Model:
         return weight
 
     def W_out(self, layer: int) -> Float[Tensor, "neuron d_model"]:
+        if not self.capabilities.neurons:
+            return torch.zeros(0, self.d_model, device=self.device, dtype=self.dtype)
         weight: Tensor = self.bridge.blocks[layer].mlp.W_out.detach()
         return weight
 
     def bias(self, layer: int, half: Half) -> Float[Tensor, " d_model"]:
         """``b_O`` or ``b_out``; zeros where the architecture has none."""
         block = self.bridge.blocks[layer]
-        value: Tensor | None = block.attn.b_O if half is Half.ATTN else block.mlp.b_out
+        value: Tensor | None = block.attn.b_O if half is Half.ATTN else getattr(block.mlp, "b_out", None)
         if value is None:
             return torch.zeros(self.d_model, device=self.device, dtype=self.dtype)
         return value.detach().reshape(-1)

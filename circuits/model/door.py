@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import torch
 
 from circuits import jsontext, shipped
-from circuits.errors import ModelLoadError, UnsupportedModelError
+from circuits.errors import CircuitsError, ModelLoadError, UnsupportedModelError
 from circuits.model.anatomy import Capabilities, Model
 from circuits.model.laws import check, short_prompt
 from circuits.model.machine import keep_memory
@@ -56,7 +56,8 @@ def load(
 
     Raises:
         ModelLoadError: nothing there, no network, no weights, pickled weights, NaN weights, unknown device or dtype.
-        UnsupportedModelError: mixture of experts, recurrent blocks, or not a decoder.
+        UnsupportedModelError: recurrent blocks, or not a decoder. (Of a mixture of experts heads and half-layers can be
+            measured, not neurons.)
         LawError: the residual stream is not the sum of its writes.
     """
     keep_memory()
@@ -245,12 +246,12 @@ def _require_supported(name: str, config: Any) -> None:
         raise UnsupportedModelError(
             f"{name!r} ({kind}) has recurrent blocks; expected attention and MLP in every layer"
         )
-    for key in _EXPERTS:
-        count = getattr(config, key, None)
-        if isinstance(count, int) and count > 1:
-            raise UnsupportedModelError(
-                f"{name!r} ({kind}) is a mixture of {count} experts; neurons are not defined there; use a dense model"
-            )
+
+
+def _experts(config: Any) -> bool:
+    """Whether MLPs are mixtures of experts."""
+    counts = (getattr(config, key, None) for key in _EXPERTS)
+    return any(isinstance(count, int) and count > 1 for count in counts)
 
 
 def _wrapped(name: str, location: str, original: Any, tokenizer: Any, dtype: torch.dtype) -> TransformerBridge:
@@ -279,25 +280,35 @@ def _examined(bridge: Any, *, name: str, reference: torch.Tensor | None) -> Mode
                 f"{name!r} has no {part}; expected a decoder-only TransformerBridge (got {type(bridge).__name__})"
             )
     hooks = set(bridge.hook_dict)
+    original = getattr(bridge, "original_model", None)
+    dense = not _experts(original.config.get_text_config()) if original is not None else True
+    first = bridge.blocks[0]
     for layer, block in enumerate(bridge.blocks):
-        for place in ("attn.hook_z", "mlp.hook_post", "hook_attn_out", "hook_mlp_out"):
+        for place in ("attn.hook_z", *(["mlp.hook_post"] if dense else []), "hook_attn_out", "hook_mlp_out"):
             if f"blocks.{layer}.{place}" not in hooks:
                 raise UnsupportedModelError(
-                    f"{name!r}: layer {layer} has no {place}; expected attention and a dense MLP in every layer"
+                    f"{name!r}: layer {layer} has no {place}; expected attention and an MLP in every layer"
                 )
-        if getattr(block.mlp, "W_out", None) is None or block.mlp.W_out.dim() != 2:
+        if dense and (getattr(block.mlp, "W_out", None) is None or block.mlp.W_out.dim() != 2):
             raise UnsupportedModelError(f"{name!r}: the MLP of layer {layer} has no single W_out; expected a dense MLP")
-        first = bridge.blocks[0]
-        if block.mlp.W_out.shape != first.mlp.W_out.shape or block.attn.W_O.shape != first.attn.W_O.shape:
+        same_mlp = not dense or block.mlp.W_out.shape == first.mlp.W_out.shape
+        if not same_mlp or block.attn.W_O.shape != first.attn.W_O.shape:
             raise UnsupportedModelError(f"{name!r}: layer {layer} has other sizes than layer 0; expected equal layers")
     bare = Capabilities(
         sequential="blocks.0.hook_resid_mid" in hooks,
         post_norms="blocks.0.ln1_post.hook_out" in hooks or "blocks.0.ln2_post.hook_out" in hooks,
-        gated="blocks.0.mlp.hook_pre_linear" in hooks,
+        gated=dense and "blocks.0.mlp.hook_pre_linear" in hooks,
+        neurons=dense,
         laws=(),
     )
     model = Model(bridge, name, bare)
     if model.tokenizer is None:
         raise ModelLoadError(f"{name!r} has no tokenizer; expected one beside the weights, since prompts are texts")
-    model.capabilities = check(model, reference)
+    try:
+        model.capabilities = check(model, reference)
+    except CircuitsError:
+        raise
+    except Exception as error:  # a bridge that cannot run its model fails in as many ways as there are families
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UnsupportedModelError(f"{name!r} cannot be run through its bridge: {reason}") from error
     return model

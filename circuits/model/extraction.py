@@ -71,6 +71,8 @@ def block_of(model: Model, layer: int, run: Recording) -> PlainBlock:
     Raises:
         NoFit: no combination of conventions reproduces what the block computed.
     """
+    if not model.capabilities.neurons:
+        raise NoFit("a mixture of experts")
     bare = _read(model, layer)
     close = CLOSE[model.dtype]
     stream, real = run.pre[layer], run.tokens.mask.bool()

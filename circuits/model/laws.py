@@ -86,13 +86,18 @@ def _sums(model: Model, run: Recording) -> list[tuple[str, Tensor, Tensor]]:
     total = run.embed
     for layer in range(model.n_layers):
         heads = torch.einsum("bphd,hdm->bpm", run.streams.z[layer], model.W_O(layer)) + model.bias(layer, Half.ATTN)
-        neurons = run.streams.post[layer] @ model.W_out(layer) + model.bias(layer, Half.MLP)
         if run.post_norm:
             heads = heads * run.post_norm[layer, Half.ATTN]
-            neurons = neurons * run.post_norm[layer, Half.MLP]
         pairs.append((f"layer {layer}: attn_out = sum of heads + b_O", run.streams.attn_out[layer], heads))
+        total = total + heads
+        if not model.capabilities.neurons:
+            total = total + run.streams.mlp_out[layer]  # experts are one write
+            continue
+        neurons = run.streams.post[layer] @ model.W_out(layer) + model.bias(layer, Half.MLP)
+        if run.post_norm:
+            neurons = neurons * run.post_norm[layer, Half.MLP]
         pairs.append((f"layer {layer}: mlp_out = sum of neurons + b_out", run.streams.mlp_out[layer], neurons))
-        total = total + heads + neurons
+        total = total + neurons
     pairs.append(("final stream = sum of all writes", run.final, total))
     return pairs
 

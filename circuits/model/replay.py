@@ -42,7 +42,8 @@ class Replay(Resumer):
             for layer in range(self.model.n_layers):
                 keep = (everywhere | heads[layer])[..., None]
                 changes[hook_name(layer, Kind.HEAD)] = _outside(keep, replaced.z[layer])
-                changes[hook_name(layer, Kind.NEURON)] = _outside(everywhere | neurons[layer], replaced.post[layer])
+                if self.model.capabilities.neurons:
+                    changes[hook_name(layer, Kind.NEURON)] = _outside(everywhere | neurons[layer], replaced.post[layer])
             with hooked(self.model, changes):
                 finals.append(self.picked(final_stream(self.model, self.tokens))[:, 0])
         return torch.stack(finals)
@@ -61,7 +62,8 @@ class Replay(Resumer):
             return hook
 
         layers = range(layer, self.model.n_layers)
-        with hooked(self.model, {hook_name(here, kind): keep(kind, here) for here in layers for kind in Kind}):
+        kinds = [kind for kind in Kind if kind is not Kind.NEURON or self.model.capabilities.neurons]
+        with hooked(self.model, {hook_name(here, kind): keep(kind, here) for here in layers for kind in kinds}):
             for here in layers:
                 stream = self._block(here, stream, 1)
         return Trace.of_lists(layer, found, self.picked(stream)[:, 0])

@@ -160,7 +160,8 @@ def record(model: Model, tokens: Tokens, *, grad: bool = False) -> Recording:
 
         return hook
 
-    names = [hook_name(layer, kind) for layer in range(model.n_layers) for kind in _ORDER]
+    kinds = [kind for kind in _ORDER if kind is not Kind.NEURON or model.capabilities.neurons]
+    names = [hook_name(layer, kind) for layer in range(model.n_layers) for kind in kinds]
     changes: dict[str, Hook] = {name: keep(name) for name in names}
     if model.capabilities.sequential:
         changes |= {f"blocks.{layer}.hook_resid_mid": keep(f"mid.{layer}") for layer in range(model.n_layers)}
@@ -182,6 +183,8 @@ def record(model: Model, tokens: Tokens, *, grad: bool = False) -> Recording:
         for handle in handles:
             handle.remove()
     layers = range(model.n_layers)
+    if not model.capabilities.neurons:
+        kept |= {hook_name(layer, Kind.NEURON): final.new_zeros(*tokens.ids.shape, 0) for layer in layers}
     streams = Streams(*(tuple(kept[hook_name(layer, kind)] for layer in layers) for kind in _ORDER))
     pre = (*(kept[f"pre.{layer}"] for layer in layers), final)
     if model.capabilities.sequential:

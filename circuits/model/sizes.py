@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from circuits.errors import ModelLoadError, UnsupportedModelError
 
-__all__ = ["SHAPES", "Sizes", "sizes_of"]
+__all__ = ["SHAPES", "Sizes", "sizes_of", "token_counts"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,22 @@ def sizes_of(name: str) -> Sizes:
         raise ModelLoadError(f"the configuration in {path} cannot be used: {reason}") from error
     weights = {k: tuple(p.shape) for k, p in model.named_parameters() if p.dim() == 2 and re.search(r"\.0\.", k)}
     return _counted(name, config.get_text_config(), weights)
+
+
+def token_counts(directory: str, texts: Sequence[str]) -> list[int]:
+    """Tokens of every text, by the tokenizer in a model directory alone.
+
+    Raises:
+        ModelLoadError: it has none that can be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # tokenizer files fail in as many ways as there are formats
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelLoadError(f"the tokenizer in {directory} cannot be used: {reason}") from error
+    return [len(tokenizer(text)["input_ids"]) for text in texts]
 
 
 def _counted(name: str, config: Any, weights: Mapping[str, tuple[int, ...]]) -> Sizes:

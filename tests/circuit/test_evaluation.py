@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ANSWERS, tiny_rows
+from conftest import tiny_rows
 from effects.naive import Naive
+from families import ANSWERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ANSWERS, FAMILIES, tiny_rows
+from conftest import tiny_rows
 from effects.naive import Naive
+from families import ANSWERS, FAMILIES
 
 from circuits.compare.table import COLUMNS
 from circuits.compare.writers import writers

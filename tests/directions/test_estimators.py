@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ANSWERS, tiny_rows
+from conftest import tiny_rows
+from families import ANSWERS
 from sklearn.metrics import roc_auc_score
 
 from circuits.directions.decoding import across, within

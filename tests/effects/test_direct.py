@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import ANSWERS, FAMILIES, tiny_rows
+from conftest import tiny_rows
 from effects.naive import Naive
+from families import ANSWERS, FAMILIES
 
 from circuits.effects.kinds import Ablation, Positions
 from circuits.effects.measure import measure

@@ -8,15 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ANSWERS, FAMILIES, tiny_rows
+from conftest import tiny_rows
 from effects.naive import Naive
+from families import ANSWERS, CORE, EXPERTS, FAMILIES, REPLAYED
 
 from circuits.effects import batch
 from circuits.effects.kinds import Ablation, Positions
 from circuits.effects.measure import measure
 from circuits.errors import MeasurementError
+from circuits.model import ways as ways_module
 from circuits.model.anatomy import Model
-from circuits.model.sites import Component, Kind, neuron
+from circuits.model.sites import Component, neuron
+from circuits.model.ways import Ways, ways
 from circuits.prompts.datasets import Prompts
 
 
@@ -46,20 +49,56 @@ def some_neurons(model: Model, seed: int, per_layer: int = 1) -> tuple[Component
     )
 
 
-@pytest.mark.parametrize("positions", list(Positions))
-@pytest.mark.parametrize("ablation", list(Ablation))
-@pytest.mark.parametrize("family", FAMILIES)
-def test_exact_effects_are_the_naive_ones(family, ablation, positions, model_of, naive_of, prompts):
-    model, naive = model_of(family), naive_of(family)
+EVERY = [(a, p) for a in Ablation for p in Positions]
+SOME = [(Ablation.MEAN_SCENARIO, Positions.ALL), (Ablation.ZERO, Positions.READOUT),
+        (Ablation.RESAMPLE, Positions.ALL), (Ablation.MEAN, Positions.READOUT)]  # fmt: skip
+CASES = [(f, *case) for f in FAMILIES for case in (EVERY if f in CORE else SOME)]
+
+
+def assert_naive(model: Model, naive: Naive, prompts: Prompts, ablation: Ablation, positions: Positions) -> None:
     seed = list(Ablation).index(ablation) * 2 + list(Positions).index(positions)
+    neurons = some_neurons(model, seed, 2) if model.capabilities.neurons else ()
     # Other neurons every time, and heads and half-layers in turn: each one at least twice in a family.
-    components = (*model.heads[seed % 2 :: 2], *some_neurons(model, seed, 2), *model.sublayers)
+    components = (*model.heads[seed % 2 :: 2], *neurons, *model.sublayers)
     found = measure(model, prompts, components, ablation=ablation, positions=positions)
     wanted = naive.effects(components, ablation, positions).numpy()
     # Every sort of component must move the metric well beyond rounding, or equality would say nothing.
-    for kind in Kind:
+    for kind in {c.kind for c in components}:
         assert max(np.abs(wanted[i]).max() for i, c in enumerate(components) if c.kind is kind) > 3e-3
     np.testing.assert_allclose(found.clean, naive.clean.numpy(), rtol=0, atol=1e-5 * np.abs(naive.clean.numpy()).max())
+    np.testing.assert_allclose(found.values, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("family", "ablation", "positions"), CASES)
+def test_exact_effects_are_the_naive_ones(family, ablation, positions, model_of, naive_of, prompts):
+    assert ways(model_of(family)).name == ("replay" if family in REPLAYED else "plain")
+    assert_naive(model_of(family), naive_of(family), prompts, ablation, positions)
+
+
+@pytest.mark.parametrize(("ablation", "positions"), SOME)
+@pytest.mark.parametrize("family", EXPERTS)
+def test_so_they_are_among_experts(family, ablation, positions, model_of, naive_of, prompts):
+    assert_naive(model_of(family), naive_of(family), prompts, ablation, positions)
+
+
+@pytest.mark.parametrize(("ablation", "positions"), SOME)
+@pytest.mark.parametrize("family", CORE)
+def test_so_they_are_when_the_models_own_blocks_are_replayed(
+    family, ablation, positions, model_of, naive_of, prompts, monkeypatch
+):
+    model = model_of(family)
+    monkeypatch.setitem(ways_module._FOUND, model, Ways(None, "told so", 0.0))
+    found = measure(model, prompts, ["L0H0"], ablation=ablation, positions=positions)
+    assert found.notices[-2:] != ()
+    assert any("told so" in notice for notice in found.notices)
+    assert_naive(model, naive_of(family), prompts, ablation, positions)
+
+
+@pytest.mark.parametrize("positions", list(Positions))
+def test_every_neuron_of_a_model(positions, model_of, naive_of, prompts):
+    model = model_of("llama")
+    found = measure(model, prompts, "neurons", positions=positions)
+    wanted = naive_of("llama").effects(model.neurons, Ablation.MEAN_SCENARIO, positions).numpy()
     np.testing.assert_allclose(found.values, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
@@ -88,7 +127,7 @@ def test_scenarios_scattered_over_the_file_are_measured_like_neighbours(model_of
 
 
 @pytest.mark.parametrize("ablation", [a for a in Ablation if a is not Ablation.MEAN])  # means of other texts differ
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CORE)
 def test_padding_does_not_matter(family, ablation, model_of, tiny_prompts):
     """The shortest scenario alone has less padding than beside the longest."""
     model = model_of(family)

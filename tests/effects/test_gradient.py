@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import ANSWERS, make_model_directory, tiny_rows
+from conftest import tiny_rows
 from effects.naive import Naive
+from families import ANSWERS, make_model_directory
 
 from circuits.circuit.evaluation import Bench
 from circuits.effects.batch import Plan

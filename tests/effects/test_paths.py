@@ -7,8 +7,9 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from conftest import ANSWERS, make_model_directory, tiny_rows
+from conftest import tiny_rows
 from effects.naive import Naive, part_of, place_of
+from families import ANSWERS, make_model_directory
 
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation, Positions

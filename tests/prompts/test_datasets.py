@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ANSWERS, tiny_rows
+from conftest import tiny_rows
+from families import ANSWERS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
