@@ -17,7 +17,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from circuits.effects.kinds import Ablation, Method, Positions
-from circuits.effects.statistics import Summary, summarise
+from circuits.effects.statistics import (
+    MIN_SCENARIOS,
+    Reliability,
+    Summary,
+    emotion_permutation,
+    split_half,
+    summarise,
+)
 from circuits.errors import ComponentError, MeasurementError
 from circuits.model.sites import Component
 from circuits.prompts.datasets import Prompts
@@ -115,19 +122,49 @@ class Effects:
         np.add.at(total, place, self.values[:, rows, e.column].T.astype(np.float64))
         return total / np.bincount(place)[:, None]
 
+    def by_row(self, e: Emotion) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+        """Effects on ``e`` on the texts of every emotion, ``[group, emotion, component]``, and the scenario of every group.
+
+        A second text of an emotion in a group counts with the first. None where some group lacks an emotion.
+        """
+        groups = self.prompts.groups
+        shape = (int(groups.max()) + 1, len(EMOTIONS))
+        place = groups * len(EMOTIONS) + self.prompts.emotions
+        count = np.bincount(place, minlength=shape[0] * shape[1])
+        if (count == 0).any():
+            return None
+        total = np.zeros((len(count), len(self.components)))
+        np.add.at(total, place, self.values[:, :, e.column].T.astype(np.float64))
+        _, first = np.unique(groups, return_index=True)
+        return (total / count[:, None]).reshape(*shape, -1), self.prompts.scenarios[first]
+
+    def reliability(self, e: Emotion) -> Reliability:
+        """How well two halves of the scenarios agree on all components' effects on ``e``."""
+        return split_half(self.by_scenario(e), seed=e.column)
+
     def summary(self, e: Emotion) -> Summary:
         """Mean, interval, p and q over scenarios of every component's effect on ``e``.
+
+        p is a sign-flip test over scenarios. Where the ablation compares inside scenarios it is the larger of this and a
+        permutation of the emotions inside scenarios: effects of single neurons are skewed, and sign flips assume symmetry.
 
         The q-values adjust over components of one kind and method: heads among heads, neurons measured exactly (few, picked
         on other texts) among themselves, first-order ones among themselves.
         """
         values = self.by_scenario(e)
         n = len(self.components)
+        rows = self.by_row(e) if self.ablation in (Ablation.MEAN_SCENARIO, Ablation.RESAMPLE) else None
         columns = {name: np.empty(n) for name in ("mean", "low", "high", "p", "q")}
         families = [(c.kind, m) for c, m in zip(self.components, self.methods, strict=True)]
         for family in dict.fromkeys(families):
             index = [i for i, f in enumerate(families) if f == family]
-            part = summarise(values[:, index], seed=e.column, resolution=self.resolution)
+            permuted = None
+            if rows is not None and len(values) >= MIN_SCENARIOS:
+                some, scenarios = rows
+                permuted = emotion_permutation(
+                    some[..., index], e.column, scenarios, seed=e.column, resolution=self.resolution
+                )
+            part = summarise(values[:, index], seed=e.column, resolution=self.resolution, by_emotion=permuted)
             for name, column in columns.items():
                 column[index] = getattr(part, name)
         return Summary(**columns, n=values.shape[0])
@@ -136,7 +173,7 @@ class Effects:
     def table(self) -> pd.DataFrame:
         """One row per component and emotion, components in order, emotions inside; columns ``COLUMNS``.
 
-        ``n`` counts scenarios. ``low`` and ``high`` are a 95% bootstrap interval, ``p`` a sign-flip permutation test, ``q``
+        ``n`` counts scenarios. ``low`` and ``high`` are a 95% bootstrap interval, ``p`` a permutation test, ``q``
         Benjamini–Hochberg over the components of the same kind; all four NaN with fewer than five scenarios.
         """
         frames = []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
 from circuits.effects.kinds import Ablation, Method, Positions
+from circuits.effects.statistics import split_half
 from circuits.effects.table import Effects, joined
 from circuits.errors import ComponentError, MeasurementError
 from circuits.model.sites import Component, Half, head, neuron, sublayer
@@ -186,4 +187,37 @@ def test_effects_within_rounding_error_are_no_finding():
     effects = effects_of(prompts)
     tiny = replace(effects, values=np.full_like(effects.values, effects.resolution / 2))
     assert (tiny.table.p == 1).all()
-    assert (replace(effects, values=np.full_like(effects.values, effects.resolution * 2)).table.p < 0.1).all()
+    own = (prompts.emotions[:, None] == np.arange(6)).astype(np.float32)
+    assert (replace(effects, values=np.full_like(effects.values, effects.resolution * 2) * own).table.p < 0.1).all()
+
+
+def test_an_effect_alike_on_all_emotions_is_a_finding_only_where_ablation_does_not_compare_them():
+    prompts = prompts_of()
+    effects = effects_of(prompts)
+    alike = replace(effects, values=np.ones_like(effects.values))
+    assert (replace(alike, ablation=Ablation.MEAN_SCENARIO).table.p == 1).all()
+    assert (replace(alike, ablation=Ablation.RESAMPLE).table.p == 1).all()
+    assert (replace(alike, ablation=Ablation.ZERO).table.p < 0.1).all()
+    assert (replace(alike, ablation=Ablation.MEAN).table.p < 0.1).all()
+
+
+def test_rows_by_emotion_are_the_values_on_each_emotions_text():
+    prompts = prompts_of()
+    effects = effects_of(prompts)
+    found = effects.by_row(EMOTIONS[2])
+    assert found is not None
+    values, scenarios = found
+    for group in range(values.shape[0]):
+        for e in EMOTIONS:
+            rows = [i for i, g in enumerate(prompts.groups) if g == group and prompts.rows[i].emotion is e]
+            wanted = effects.values[:, rows, 2].astype(np.float64).mean(1)
+            np.testing.assert_allclose(values[group, e.column], wanted, rtol=1e-12)
+            assert scenarios[group] == prompts.scenarios[rows[0]]
+    part = prompts.where(np.arange(len(prompts)) != 3)
+    assert effects.on(part).by_row(EMOTIONS[2]) is None
+
+
+def test_reliability_is_that_of_the_score_vector():
+    effects = effects_of(prompts_of())
+    e = EMOTIONS[1]
+    assert repr(effects.reliability(e)) == repr(split_half(effects.by_scenario(e), seed=1))

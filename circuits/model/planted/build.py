@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -74,21 +74,24 @@ class Draft:
     noise: frozenset[str]
 
 
-def planted(kind: PlantedKind | str, *, seed: int = 0, size: PlantedSize | str = "small") -> Planted:
+def planted(
+    kind: PlantedKind | str, *, seed: int = 0, size: PlantedSize | str = "small", scenarios: int | None = None
+) -> Planted:
     """Build a planted model; the same arguments give the same weights and prompts, bit for bit.
 
     Args:
         kind: what circuit is planted, a member or its lower-case name.
         seed: where the circuit lies, which words are strong, the texts, the background and the basis.
         size: ``small`` or ``medium``.
+        scenarios: so many instead of the size's own; the model stays the same.
 
     Raises:
         PlantedError: an unknown kind or size.
-        SettingsError: the seed is not a whole number from 0 on.
+        SettingsError: the seed is not a whole number from 0 on, or there are fewer than six scenarios.
     """
     from circuits.model.door import load
 
-    plan = draft(kind, seed=seed, size=size)
+    plan = draft(kind, seed=seed, size=size, scenarios=scenarios)
     prompts = Prompts.of(
         [row.as_dict() for row in plan.rows],
         name=_name(plan.kind, plan.size, plan.seed),
@@ -107,12 +110,18 @@ def planted(kind: PlantedKind | str, *, seed: int = 0, size: PlantedSize | str =
     )
 
 
-def draft(kind: PlantedKind | str, *, seed: int = 0, size: PlantedSize | str = "small") -> Draft:
+def draft(
+    kind: PlantedKind | str, *, seed: int = 0, size: PlantedSize | str = "small", scenarios: int | None = None
+) -> Draft:
     """Lay out and wire a planted model, short of the door; arguments and errors as :func:`planted`."""
     kind, size = _member(PlantedKind, "kind", kind), _member(PlantedSize, "size", size)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise SettingsError(f"the seed of a planted model is {seed!r}; expected a whole number from 0 on")
+    if scenarios is not None and (isinstance(scenarios, bool) or not isinstance(scenarios, int) or scenarios < 6):
+        raise SettingsError(f"scenarios is {scenarios!r}; expected a whole number from 6 on, two for each split")
     dims = Dims.of(size)
+    if scenarios is not None:
+        dims = replace(dims, n_scenarios=scenarios)
     space = Space(dims.d_model)
     # One stream of random numbers for each concern, so that a longer text or one head more does not move the circuit.
     own = [list(PlantedKind).index(kind), list(PlantedSize).index(size)]
