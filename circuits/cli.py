@@ -64,7 +64,8 @@ def discover(
     dtype: Annotated[str, typer.Option(help="float32 (needed for single neurons), bfloat16 …")] = "float32",
     ablation: Annotated[str, typer.Option(help="mean_scenario, mean, zero or resample.")] = "mean_scenario",
     positions: Annotated[str, typer.Option(help="all or readout.")] = "all",
-    verify: Annotated[int, typer.Option(help="Neurons measured exactly, per emotion.")] = 32,
+    verify: Annotated[int, typer.Option(help="Neurons measured exactly, per emotion, at least.")] = 32,
+    audit: Annotated[int, typer.Option(help="Further neurons measured exactly, to bound how many were missed.")] = 64,
     target: Annotated[float, typer.Option(help="Faithfulness a circuit must reach on the select split.")] = 0.8,
     random_circuits: Annotated[int, typer.Option(help="Random circuits each circuit is judged beside.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the random circuits.")] = 0,
@@ -78,7 +79,7 @@ def discover(
     from circuits.settings import Settings
 
     settings = Settings(
-        ablation=member(Ablation, ablation), positions=member(Positions, positions), verify=verify, target=target,
+        ablation=member(Ablation, ablation), positions=member(Positions, positions), verify=verify, audit=audit, target=target,
         random_circuits=random_circuits, seed=seed,
     )  # fmt: skip
     rows = _prompts(prompts, answers)

@@ -18,7 +18,9 @@ class Settings:
     Attributes:
         ablation: what an ablated activation is replaced by.
         positions: where it is replaced.
-        verify: neurons measured exactly per emotion, the strongest by gradient on ``fit``.
+        verify: neurons measured exactly per emotion at least, the strongest by gradient on ``fit``; more where the list of the
+            strongest is not stable yet.
+        audit: neurons of the rest measured exactly as well, to bound how many were missed.
         target: faithfulness on ``select`` a circuit must reach; the smallest such circuit is chosen.
         alpha: largest q-value (false discovery rate) of a component that may join a circuit.
         random_circuits: size- and layer-matched random circuits each circuit is judged beside.
@@ -32,6 +34,7 @@ class Settings:
     ablation: Ablation = Ablation.MEAN_SCENARIO
     positions: Positions = Positions.ALL
     verify: int = 32
+    audit: int = 64
     target: float = 0.8
     alpha: float = 0.05
     random_circuits: int = 20
@@ -42,7 +45,7 @@ class Settings:
         object.__setattr__(self, "ablation", member(Ablation, self.ablation))
         object.__setattr__(self, "positions", member(Positions, self.positions))
         ranges = {
-            "verify": (0, 10**9), "target": (0.01, 2.0), "alpha": (0.0, 1.0),
+            "verify": (0, 10**9), "audit": (0, 10**9), "target": (0.01, 2.0), "alpha": (0.0, 1.0),
             "random_circuits": (1, 10**6), "edge_share": (0.0, 1.0), "seed": (0, 2**32 - 1),
         }  # fmt: skip
         for name, (low, high) in ranges.items():

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
 
 from circuits import jsontext
 from circuits.circuit.graph import Circuit
@@ -26,8 +25,9 @@ from circuits.directions.estimators import contrast, directions_from, grand_mean
 from circuits.directions.vectors import Directions
 from circuits.effects.ablation import require_complete
 from circuits.effects.batch import Plan
+from circuits.effects.certify import Certified, certify
 from circuits.effects.kinds import Ablation, Method, Positions
-from circuits.effects.measure import measure
+from circuits.effects.measure import engine, measure
 from circuits.effects.price import READY, Dims
 from circuits.effects.table import Effects, joined
 from circuits.errors import MeasurementError, RunError
@@ -140,10 +140,10 @@ class _Walk:
         with self._step("directions"):
             directions = self._directions()
         with self._step("direct effects"):
-            direct = joined(
-                [measure(self.model, measured, kind, method="direct", ablation=Ablation(self.settings.ablation))
-                 for kind in ("heads", "neurons")]
-            )  # fmt: skip
+            everything = (*self.model.heads, *self.model.neurons)
+            direct = measure(
+                self.model, measured, everything, method=Method.DIRECT, ablation=Ablation(self.settings.ablation)
+            )
         with self._step("half-layers"):
             sublayers = self._measured("sublayers, exact", self.model.sublayers, measured, Method.EXACT)
         with self._step("heads"):
@@ -151,8 +151,10 @@ class _Walk:
         with self._step("screen"):
             everywhere = self._measured("neurons, gradient", self.model.neurons, self.prompts, Method.GRADIENT)
             screen = everywhere.on(measured)
+        with self._step("verify and audit"):
+            certified = self._certified(everywhere)
         with self._step("neurons, exact"):
-            verified = self._measured("top neurons, exact", self._top(everywhere), measured, Method.EXACT)
+            verified = self._measured("top neurons, exact", certified.verified, measured, Method.EXACT)
         best = joined([heads, *_best(screen, verified)])
         with self._step("circuits"):
             judged = judge(self.prompts, best, direct, self.settings, self.plans, self.watch)
@@ -168,8 +170,10 @@ class _Walk:
         circuits = {e: j.circuit for e, j in judged.items()}
         extra = {
             "answers": {str(e): list(ids) for e, ids in heads.answers.items()},
-            "notices": list(dict.fromkeys((*heads.notices, *_shortfalls(circuits)))),
-            "screen": _agreement(screen, verified),
+            "notices": list(dict.fromkeys((*heads.notices, *self._doubts(certified), *_shortfalls(circuits)))),
+            "screen": _screened(certified),
+            "reliability": _reliability([sublayers, heads, screen]),
+            "engine": engine(self.model),
         }
         return self._write(joined([sublayers, best]), table, directions, circuits, comparison.table, extra)
 
@@ -194,19 +198,33 @@ class _Walk:
             progress=lambda done, total: self.watch(what, done, total),
         )  # fmt: skip
 
-    def _top(self, screen: Effects) -> tuple[Component, ...]:
-        """The strongest neurons of each emotion by gradient on ``fit``, in stream order.
+    def _certified(self, screen: Effects) -> Certified:
+        """The strongest neurons of each emotion, found on ``fit``.
 
         Screened where they are not tested: on ``select`` only the screened ones then count as tested, which leaves the
         permutation test enough resolution among tens of thousands of neurons.
         """
-        scored = screen.on(self.prompts.split(Split.FIT))
-        chosen: set[Component] = set()
-        for e in EMOTIONS:
-            mean = scored.by_scenario(e).mean(0)
-            top = np.argsort(-np.abs(mean), kind="stable")[: self.settings.verify]
-            chosen |= {scored.components[i] for i in top if abs(mean[i]) > scored.resolution}
-        return tuple(sorted(chosen))
+        fit = self.prompts.split(Split.FIT)
+        return certify(
+            self.model, fit, self.model.neurons, verify=self.settings.verify, audit=self.settings.audit,
+            ablation=self.settings.ablation, positions=self.settings.positions, seed=self.settings.seed,
+            screen=screen.on(fit), store=self.writer.shards, progress=self.watch,
+        )  # fmt: skip
+
+    def _doubts(self, certified: Certified) -> list[str]:
+        """Why the screen by gradient may have missed neurons, and what certainty would cost."""
+        audit = certified.audit
+        if audit is None or not audit.warnings:
+            return []
+        measured = self.prompts.split(Split.SELECT, Split.TEST)
+        positions = Positions(self.settings.positions)
+        texts = Plan.of(self.model, measured, Ablation(self.settings.ablation)).texts()
+        rate = sum(Dims.of(self.model).sweep(self.model.heads, texts, positions)) / max(self.times["heads"], 1e-3)
+        hours = audit.exact_for_all / rate / 3600
+        return [
+            f"neurons: the gradient is not to be trusted here: {'; '.join(audit.warnings)}. Exact effects of all "
+            f"{len(self.model.neurons)} would take about {hours:.1g} h: circuits measure --components neurons"
+        ]
 
     def _write(
         self,
@@ -265,19 +283,25 @@ def _best(screen: Effects, verified: Effects | None) -> list[Effects]:
     return [verified, screen.of(rest)] if rest else [verified]
 
 
-def _agreement(screen: Effects, verified: Effects | None) -> dict[str, Any]:
-    """How well the gradient agrees with the exact effect on the verified neurons, over scenario means on all emotions."""
-    if verified is None or len(verified.components) < 3:
-        return {"verified": 0 if verified is None else len(verified.components)}
-    exact = np.concatenate([verified.by_scenario(e).mean(0) for e in EMOTIONS])
-    same = screen.of(verified.components)
-    gradient = np.concatenate([same.by_scenario(e).mean(0) for e in EMOTIONS])
+def _screened(certified: Certified) -> dict[str, Any]:
+    """What the screen by gradient was worth, measured on ``fit``."""
     return {
-        "verified": len(verified.components),
-        "neurons": len(screen.components),
-        "pearson": float(np.corrcoef(exact, gradient)[0, 1]),
-        "spearman": float(spearmanr(exact, gradient).statistic),
+        "neurons": len(certified.effects.components),
+        "verified": len(certified.verified),
+        "rounds": list(certified.rounds),
+        "listed": {str(e): [c.name for c in some] for e, some in certified.listed.items()},
+        "audit": None if certified.audit is None else certified.audit.as_dict(),
     }
+
+
+def _reliability(parts: list[Effects]) -> dict[str, dict[str, list[float]]]:
+    """Split-half reliability of every score vector: half, its 95% range over splits, and of all scenarios."""
+    result: dict[str, dict[str, list[float]]] = {}
+    for part in parts:
+        name = f"{'half-layers' if part.components[0].index < 0 else f'{part.components[0].kind}s'}, {part.methods[0]}"
+        found = {str(e): part.reliability(e) for e in EMOTIONS}
+        result[name] = {e: [r.half, r.low, r.high, r.whole] for e, r in found.items()}
+    return result
 
 
 def _shortfalls(circuits: dict[Emotion, Circuit]) -> list[str]:

@@ -179,7 +179,7 @@ def _nodes(components: tuple[Component, ...], e: Emotion, effects: Effects, dire
             effect=float(summary.mean[i]),
             low=float(summary.low[i]),
             high=float(summary.high[i]),
-            q=float(summary.q[i]),
+            q=float(summary.q_sign[i]),
             verified=methods[i] is Method.EXACT,
             direct=float(straight[i]),
         )

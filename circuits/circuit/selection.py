@@ -1,7 +1,8 @@
 """Choosing a circuit: the smallest top of a ranked list that reaches a target faithfulness on the ``select`` split.
 
-Components that support the emotion (positive effect, q below ``alpha`` on ``select``) are ranked by effect; the list's
-length is found by bisection. Greedy by single effects: on redundant components (either of two suffices) a single ablation
+Components that support the emotion (positive effect, q of the sign-flip test below ``alpha`` on ``select``; whether they act on
+this emotion in particular is not asked, since a circuit needs what emotions share) are ranked by effect; the list's length
+is found by bisection. Greedy by single effects: on redundant components (either of two suffices) a single ablation
 shows nothing, so this method cannot find them; it recovers chains and shared heads.
 """
 
@@ -35,7 +36,7 @@ def candidates(effects: Effects, e: Emotion, *, alpha: float = 0.05) -> tuple[Co
     usable = [
         i
         for i, c in enumerate(effects.components)
-        if c.kind in (Kind.HEAD, Kind.NEURON) and summary.mean[i] > effects.resolution and summary.q[i] < alpha
+        if c.kind in (Kind.HEAD, Kind.NEURON) and summary.mean[i] > effects.resolution and summary.q_sign[i] < alpha
     ]
     usable.sort(key=lambda i: (-summary.mean[i], effects.components[i]))
     return tuple(effects.components[i] for i in usable)

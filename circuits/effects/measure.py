@@ -34,7 +34,7 @@ from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 from circuits.versions import code, versions
 
-__all__ = ["STEPS", "Progress", "Store", "measure", "measured_with", "price"]
+__all__ = ["STEPS", "Progress", "Store", "engine", "measure", "measured_with", "price"]
 
 Progress = Callable[[int, int], None]
 """Called with (work done, work in all) as work goes on, in floating-point operations: what is left is in proportion to time."""
@@ -284,6 +284,16 @@ def measured_with(model: Model) -> dict[str, Any]:
         "versions": versions(),
         "code": code(),
     }
+
+
+def engine(model: Model) -> dict[str, Any]:
+    """How exact effects of a model are made here, and how far that was seen to be true."""
+    way, products = ways(model), precision(model.device.type)
+    return {
+        "way": way.name, "reason": way.reason, "disagreement": way.error, "products": products.name,
+        "products_error": products.error, "device": str(model.device), "dtype": str(model.dtype),
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.float32]:

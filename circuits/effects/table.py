@@ -145,8 +145,9 @@ class Effects:
     def summary(self, e: Emotion) -> Summary:
         """Mean, interval, p and q over scenarios of every component's effect on ``e``.
 
-        p is a sign-flip test over scenarios. Where the ablation compares inside scenarios it is the larger of this and a
-        permutation of the emotions inside scenarios: effects of single neurons are skewed, and sign flips assume symmetry.
+        ``p_sign`` is a sign-flip test over scenarios: does the mean differ from zero? ``p`` asks for a finding: where the
+        ablation compares inside scenarios it is the larger of this and a permutation of the emotions inside scenarios, because
+        effects of single neurons are skewed, sign flips assume symmetry, and what acts alike on all texts belongs to no emotion.
 
         The q-values adjust over components of one kind and method: heads among heads, neurons measured exactly (few, picked
         on other texts) among themselves, first-order ones among themselves.
@@ -154,7 +155,7 @@ class Effects:
         values = self.by_scenario(e)
         n = len(self.components)
         rows = self.by_row(e) if self.ablation in (Ablation.MEAN_SCENARIO, Ablation.RESAMPLE) else None
-        columns = {name: np.empty(n) for name in ("mean", "low", "high", "p", "q")}
+        columns = {name: np.empty(n) for name in ("mean", "low", "high", "p", "q", "p_sign", "q_sign")}
         families = [(c.kind, m) for c, m in zip(self.components, self.methods, strict=True)]
         for family in dict.fromkeys(families):
             index = [i for i, f in enumerate(families) if f == family]

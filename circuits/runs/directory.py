@@ -182,6 +182,9 @@ _MANIFEST: Mapping[str, Any] = {
     "versions": dict,
     "seconds": dict,
     "notices": list,
+    "screen": {"neurons": int, "verified": int, "audit": (dict, type(None))},
+    "reliability": dict,
+    "engine": dict,
 }
 _JUDGEMENT: Mapping[str, Any] = {
     "reached": bool,

@@ -17,7 +17,7 @@ from circuits.circuit.graph import Circuit
 from circuits.directions.vectors import Directions
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.show import figures
-from circuits.show.words import in_words, percent
+from circuits.show.words import in_words, percent, screened
 
 __all__ = ["page", "report"]
 
@@ -172,20 +172,25 @@ def _methods(manifest: Mapping[str, Any]) -> str:
     def lines(values: Mapping[str, Any]) -> str:
         return "".join(f"<li><code>{escape(str(k))}</code>: {escape(str(v))}</li>" for k, v in values.items())
 
-    screen = manifest["screen"]
-    agreement = ""
-    if "pearson" in screen:
-        agreement = (
-            f"<p>Neurons: gradient screen of {screen['neurons']}, {screen['verified']} of them measured exactly; on these "
-            f"the two agree with Pearson {screen['pearson']:.3f}, Spearman {screen['spearman']:.3f}.</p>"
-        )
+    agreement = f"<p>{escape(screened(manifest['screen']))}</p>"
+    reliability = [
+        [what, e, *(f"{x:.2f}" for x in values)]
+        for what, by_emotion in manifest["reliability"].items()
+        for e, values in by_emotion.items()
+    ]
+    halves = (
+        "<h3>Split-half reliability</h3><p>Correlation of two halves of the scenarios on all components' effects, with the 95% "
+        "range over 200 splits, and what two sets of all scenarios would show (Spearman–Brown), select and test split.</p>"
+        + _table(["effects", "emotion", "halves", "2.5%", "97.5%", "whole"], reliability)
+    )
     return (
         "<h2>Methods</h2><p>Directions on the fit split, circuits chosen on select, every number above from test. Heads and "
         "half-layers are measured exactly. A circuit's faithfulness is (m(C) − m(∅)) / (m(M) − m(∅)), m the mean logit "
         "difference of the emotion over its texts, everything outside C ablated. Edges are first-order scores: they "
-        f"understate paths through saturated attention; edges into a read-out are exact.</p>{agreement}"
+        f"understate paths through saturated attention; edges into a read-out are exact.</p>{agreement}{halves}"
         f"<h3>Settings</h3><ul>{lines(manifest['settings'])}</ul>"
         f"<h3>Model and prompts</h3><ul>{lines(manifest['model'])}{lines(manifest['prompts'])}</ul>"
+        f"<h3>Arithmetic</h3><ul>{lines(manifest['engine'])}</ul>"
         f"<h3>Versions</h3><ul>{lines(manifest['versions'])}</ul>"
         f"<h3>Seconds</h3><ul>{lines(manifest['seconds'])}</ul>"
         f"<h3>Answer tokens</h3><ul>{lines(manifest['answers'])}</ul>"

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from circuits.prompts.emotions import EMOTIONS
-from circuits.show.words import amount, duration, in_words, percent, visible
+from circuits.show.words import amount, duration, in_words, percent, screened, visible
 
 if TYPE_CHECKING:
     from circuits.effects.plans import Priced
@@ -91,6 +91,7 @@ def show_run(run: Run, console: Console) -> None:
         table.add_row(str(e), *cells, *[""] * (_TOP - len(cells)))
     console.print(table)
     _show_writers(run, console)
+    console.print(_text(screened(run.manifest["screen"])))
     for notice in run.manifest["notices"]:
         console.print(f"[yellow]note[/] {_text(notice)}")
     console.print(f"\nopen {_text(run.report)}", soft_wrap=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from circuits.circuit.graph import Circuit
 from circuits.model.sites import Kind
 
-__all__ = ["amount", "duration", "in_words", "percent", "visible"]
+__all__ = ["amount", "duration", "in_words", "percent", "screened", "visible"]
 
 
 def visible(text: object) -> str:
@@ -62,4 +63,17 @@ def in_words(circuit: Circuit) -> str:
         f"[{percent(j['faithfulness_low'])}, {percent(j['faithfulness_high'])}] of the {gap:.2f} logits the model adds "
         f"on {j['n']} unseen scenarios{reached}; {j['random_n']} random circuits of the same shape keep "
         f"{percent(j['random_mean'])} on average, {percent(max(j['random']))} at most{chance}"
+    )
+
+
+def screened(screen: Mapping[str, Any]) -> str:
+    """What the screen of neurons by gradient was worth, in a sentence or two."""
+    first = f"neurons: {screen['neurons']} screened by gradient, {screen['verified']} verified exactly"
+    audit = screen["audit"]
+    if audit is None:
+        return f"{first}; no others were sampled."
+    return (
+        f"{first}. Of {audit['drawn']} others, drawn at random and measured exactly, {audit['missed']} are stronger than "
+        f"the weakest on a list of the strongest, so at most {audit['upper']} of the other {audit['rest']} are (95%). Exact "
+        f"effects are {audit['slope']:.2f} times the gradient's, rank correlation {audit['rank']:.2f} (fit split)."
     )

@@ -210,15 +210,25 @@ def test_permuting_emotions_is_the_share_of_all_choices_of_a_row():
     values = rng.exponential(1, (4, 6, 3))
     scenarios = np.array([0, 1, 1, 2])  # the second scenario is told at two valences: two groups share its weight
     weight = np.array([1, 0.5, 0.5, 1]) / 3
-    centre = (values.mean(1) * weight[:, None]).sum(0)
-    observed = np.abs((values[:, 2] * weight[:, None]).sum(0) - centre)
+
+    def student(drawn: np.ndarray) -> np.ndarray:
+        mean = weight @ drawn
+        return np.abs(mean - centre) / np.sqrt(weight @ (drawn - mean) ** 2)
+
+    centre = weight @ values.mean(1)
     reached, total = np.zeros(3), 0
     for choice in itertools.product(range(6), repeat=4):
         total += 1
-        drawn = (values[np.arange(4), list(choice)] * weight[:, None]).sum(0)
-        reached += np.abs(drawn - centre) >= observed * (1 - 1e-9)
+        reached += student(values[np.arange(4), list(choice)]) >= student(values[:, 2]) * (1 - 1e-9) - 1e-5
     p = emotion_permutation(values, 2, scenarios, draws=20_000)
     np.testing.assert_allclose(p, reached / total, atol=0.012)
+
+
+def test_a_steady_effect_is_found_although_other_emotions_texts_vary_widely():
+    rng = np.random.default_rng(34)
+    values = rng.normal(0, 5, (36, 6, 50))
+    values[:, 0] = rng.normal(0.8, 0.5, (36, 50))
+    assert (emotion_permutation(values, 0, np.arange(36)) < 0.05).mean() > 0.9
 
 
 def test_permuting_emotions_is_exact_for_skewed_effects_where_flipping_signs_is_not():
@@ -229,9 +239,10 @@ def test_permuting_emotions_is_exact_for_skewed_effects_where_flipping_signs_is_
     by_sign = sign_flip(values[:, 0], draws=999)
     assert (by_emotion < 0.01).mean() <= 0.02
     assert (by_sign < 0.01).mean() > 0.2
-    assert summarise(values[:, 0], by_emotion=by_emotion).p == pytest.approx(
-        np.maximum(sign_flip(values[:, 0]), by_emotion)
-    )
+    both = summarise(values[:, 0], by_emotion=by_emotion)
+    np.testing.assert_array_equal(both.p_sign, sign_flip(values[:, 0]))
+    np.testing.assert_array_equal(both.p, np.maximum(both.p_sign, by_emotion))
+    np.testing.assert_allclose(both.q_sign, false_discovery_control(both.p_sign))
 
 
 def test_an_effect_on_one_emotion_is_found_and_one_on_all_is_not():
