@@ -114,6 +114,9 @@ def measure(
     ablation: Annotated[str, typer.Option(help="mean_scenario, mean, zero or resample.")] = "mean_scenario",
     positions: Annotated[str, typer.Option(help="all or readout.")] = "all",
     steps: Annotated[int, typer.Option(help="Midpoints of integrated gradients.")] = 5,
+    arithmetic: Annotated[
+        str, typer.Option(help="float32, or bfloat16 for heads and half-layers (its error is measured).")
+    ] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32 (needed for single neurons), bfloat16 …")] = "float32",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask, however long it takes.")] = False,
@@ -140,6 +143,7 @@ def measure(
     with watching(_err) as watch:
         result = sweep(
             loaded, rows, wanted, place, method=chosen[0], ablation=chosen[1], positions=chosen[2], steps=steps,
+            arithmetic=arithmetic,
             progress=lambda done, total: watch(f"{components}, {method}", done, total),
         )  # fmt: skip
     show_sweep(result, _out)

@@ -70,7 +70,7 @@ class DatasetMeans:
 
     def of(self, kind: Kind, layer: int) -> Float[Tensor, "3 *site"]:
         total = self.totals[kind][layer]
-        return total / self.counts.clamp_min(1).reshape(-1, *[1] * (total.dim() - 1))
+        return total / self.counts.to(total.device).clamp_min(1).reshape(-1, *[1] * (total.dim() - 1))
 
 
 def replacement(
@@ -96,7 +96,9 @@ def replacement(
         return Streams(
             *(
                 tuple(
-                    _spread(means.of(kind, layer).expand(len(tokens), *means.of(kind, layer).shape), t, tokens)
+                    _spread(
+                        means.of(kind, layer).expand(len(tokens), *means.of(kind, layer).shape), t, tokens.on(t.device)
+                    )
                     for layer, t in enumerate(streams.of(kind))
                 )
                 for kind in _KINDS
@@ -106,11 +108,14 @@ def replacement(
     groups = torch.tensor(prompts.groups, device=tokens.ids.device)
     if ablation is Ablation.MEAN_SCENARIO:
         alike = _begin_alike(tokens, groups)
-        return streams.map(
-            lambda t: _kept_first(_spread(_group_means(_class_means(t, tokens), groups), t, tokens), t, alike)
-        )
+
+        def mean(t: Tensor) -> Tensor:
+            there, place = tokens.on(t.device), groups.to(t.device)
+            return _kept_first(_spread(_group_means(_class_means(t, there), place), t, there), t, alike.to(t.device))
+
+        return streams.map(mean)
     partners = torch.tensor(_partners(prompts), device=tokens.ids.device)
-    return streams.map(lambda t: _resampled(t, tokens, groups, partners))
+    return streams.map(lambda t: _resampled(t, tokens.on(t.device), groups.to(t.device), partners.to(t.device)))
 
 
 def _begin_alike(tokens: Tokens, groups: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from circuits.model.readout import Readout
 from circuits.model.resuming import Resumer
 from circuits.model.running import Recording, Streams, record
 from circuits.model.sites import Half
-from circuits.model.ways import resumer
+from circuits.model.ways import resumer, resumer_in
 from circuits.prompts.datasets import Prompts
 
 __all__ = ["Batch", "Plan", "texts_in", "token_budget"]
@@ -57,6 +57,11 @@ class Batch:
     def resume(self) -> Resumer:
         """The clean run, ready to be entered with changed writes."""
         return resumer(self.model, self.run)
+
+    @cached_property
+    def resume_narrow(self) -> Resumer:
+        """The same in bfloat16."""
+        return resumer_in(self.model, self.run, torch.bfloat16)
 
     def where(self, positions: Positions) -> Float[Tensor, "prompt pos"]:
         """1 where an ablation applies: every real token, or the read-out token."""

@@ -71,11 +71,12 @@ def threads_for(resume: Resumer) -> Iterator[int]:
     Small products gain nothing from several threads each, and two chunks side by side gain almost twice; with one thread each
     there is also nothing to wait for on a busy machine. Inside, products are as precise as was decided for this machine.
     """
-    if not resume.side_by_side:
-        yield 1
+    device = resume.model.device
+    if not resume.side_by_side and device.type == "cpu":
+        yield 1  # the model's own arithmetic, as it is
         return
-    with precise(resume.model.device):
-        yield torch.get_num_threads() if resume.model.device.type == "cpu" else 1
+    with precise(device):  # on a GPU: no TF32, whichever way
+        yield torch.get_num_threads() if device.type == "cpu" else 1
 
 
 def in_chunks(

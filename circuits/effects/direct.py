@@ -36,10 +36,10 @@ class Direct:
         self._heads: list[tuple[list[int], Tensor]] = []
         of = {kind: [layer for k, layer in places if k is kind] for kind in Kind}
         for layers in _grouped(of[Kind.NEURON], model.d_mlp * model.d_model * 4):
-            weights = [model.W_out(layer) for layer in layers]
+            weights = [model.W_out(layer).to(readout.device) for layer in layers]
             self._neurons.append((layers, readout.prepared(weights[0] if len(layers) == 1 else torch.cat(weights))))
         for layers in _grouped(of[Kind.HEAD], model.n_heads * model.d_head * model.d_model * 4):
-            self._heads.append((layers, torch.cat([model.W_O(layer) for layer in layers])))
+            self._heads.append((layers, torch.cat([model.W_O(layer).to(readout.device) for layer in layers])))
 
     @torch.no_grad()
     def effects(self, batch: Batch) -> Scores:
@@ -90,7 +90,7 @@ def _split(kind: Kind, layers: list[int], effects: Tensor) -> Scores:
 def _change(batch: Batch, kind: Kind, layer: int) -> Float[Tensor, "prompt ..."]:
     """Clean minus replaced activation at the read-out."""
     clean, replaced = (batch.tokens.at_readout(t.of(kind)[layer]) for t in (batch.run.streams, batch.replaced))
-    return clean - replaced
+    return (clean - replaced).to(batch.clean.device)
 
 
 def _grouped(layers: list[int], size: int) -> list[list[int]]:

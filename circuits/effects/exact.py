@@ -17,10 +17,10 @@ from torch import Tensor
 
 from circuits.effects.batch import Batch
 from circuits.effects.chunks import chunk_size, in_chunks, threads_for
-from circuits.effects.kinds import Positions
+from circuits.effects.kinds import Arithmetic, Positions
 from circuits.errors import MeasurementError
 from circuits.model.machine import Recent
-from circuits.model.resuming import Change
+from circuits.model.resuming import Change, Resumer
 from circuits.model.sites import Component, Kind
 from circuits.prompts.emotions import EMOTIONS
 
@@ -37,7 +37,13 @@ class Exact:
 
     batch: Batch
     positions: Positions
+    arithmetic: Arithmetic = Arithmetic.FLOAT32
     _recent: Recent[tuple[int, Kind], tuple[Tensor, Tensor | None]] = field(default_factory=lambda: Recent(2))
+
+    @property
+    def resume(self) -> Resumer:
+        """How upper blocks are run again."""
+        return self.batch.resume if self.arithmetic is Arithmetic.FLOAT32 else self.batch.resume_narrow
 
     def effects(self, components: Sequence[Component], take: Take, *, size: int | None = None) -> None:
         """``metric(clean) - metric(component ablated)`` [logits], given to ``take`` a chunk at a time.
@@ -47,7 +53,7 @@ class Exact:
         """
         # Upward: alternatives that enter at different layers can go up together.
         order = sorted(range(len(components)), key=lambda place: _height(components[place]))
-        model, tokens, resume = self.batch.model, self.batch.tokens, self.batch.resume
+        model, tokens, resume = self.batch.model, self.batch.tokens, self.resume
         changed = tokens.ids.numel() if self.positions is Positions.ALL else len(tokens)
         size = size or chunk_size(model, changed)
         if len(order) <= size < 2 * len(order):
@@ -82,7 +88,7 @@ class Exact:
         """Replacement minus clean activation of all components of a layer, ``[component, prompt, pos, rank]``."""
         clean, replaced = (t.of(kind)[layer] for t in (self.batch.run.streams, self.batch.replaced))
         if self.positions is Positions.ALL:
-            where = self.batch.where(Positions.ALL)
+            where = self.batch.where(Positions.ALL).to(clean.device)
             gain = (replaced - clean) * where.reshape(*where.shape, *[1] * (clean.dim() - 2))
         else:
             gain = (self.batch.tokens.at_readout(replaced) - self.batch.tokens.at_readout(clean))[:, None]

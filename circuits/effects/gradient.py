@@ -68,7 +68,7 @@ def integrated_activations(batch: Batch, positions: Positions, places: Iterable[
     total: Scores = {}
     for kind, layer in places:
         clean, replaced = batch.run.streams.of(kind)[layer], batch.replaced.of(kind)[layer]
-        where = batch.where(positions).reshape(*clean.shape[:2], *[1] * (clean.dim() - 2))
+        where = batch.where(positions).to(clean.device).reshape(*clean.shape[:2], *[1] * (clean.dim() - 2))
         way = where * (clean - replaced)
         for share in midpoints(steps):
             here = Instead(kind, _leaf(clean - (1 - share) * way))
@@ -149,7 +149,7 @@ def _change(batch: Batch, positions: Positions, place: Place, pos: int) -> Tenso
     clean, replaced = batch.run.streams.of(kind)[layer], batch.replaced.of(kind)[layer]
     if pos < clean.shape[1]:
         return (batch.tokens.at_readout(clean) - batch.tokens.at_readout(replaced))[:, None]
-    where = batch.where(positions)
+    where = batch.where(positions).to(clean.device)
     return (clean - replaced) * where.reshape(*where.shape, *[1] * (clean.dim() - 2))
 
 

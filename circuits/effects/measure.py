@@ -20,7 +20,7 @@ from circuits.effects.batch import Batch, Plan
 from circuits.effects.direct import Direct
 from circuits.effects.exact import Exact
 from circuits.effects.gradient import Place, Scores, first_order, integrated_activations, integrated_inputs
-from circuits.effects.kinds import Ablation, Method, Positions, member
+from circuits.effects.kinds import Ablation, Arithmetic, Method, Positions, member
 from circuits.effects.price import READY, Dims, groups
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.effects.table import Effects
@@ -28,7 +28,7 @@ from circuits.errors import MeasurementError, SettingsError
 from circuits.model.anatomy import Model
 from circuits.model.machine import precision
 from circuits.model.readout import Readout
-from circuits.model.sites import Component
+from circuits.model.sites import Component, Kind
 from circuits.model.ways import ways
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
@@ -66,6 +66,7 @@ def measure(
     ablation: Ablation | str = Ablation.MEAN_SCENARIO,
     positions: Positions | str = Positions.ALL,
     steps: int = STEPS,
+    arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
     readout: Readout | None = None,
     progress: Progress | None = None,
     store: Store | None = None,
@@ -81,6 +82,7 @@ def measure(
         ablation: what the activation is replaced by; see :class:`Ablation`.
         positions: where it is replaced; a direct effect only exists at the read-out, whatever is said here.
         steps: midpoints of the integrated gradients.
+        arithmetic: ``bfloat16`` for exact effects of heads and half-layers, its error measured and reported in a notice.
         readout: answer tokens, when they differ from ``prompts.answers``.
         progress: called as work goes on.
         store: where finished shards are kept and looked for.
@@ -99,8 +101,10 @@ def measure(
     if method is Method.DIRECT:
         positions = Positions.READOUT
     wanted = model.components(components)
+    narrow = member(Arithmetic, arithmetic) is Arithmetic.BFLOAT16
+    _require_precise(model, wanted, method, narrow)
     plan = Plan.of(model, prompts, ablation, readout=readout)
-    task = _Task(plan, wanted, method, positions, steps)
+    task = _Task(plan, wanted, method, positions, steps, narrow=narrow)
     values = np.zeros((len(wanted), len(prompts), len(EMOTIONS)), dtype=np.float32)
     clean = np.zeros((len(prompts), len(EMOTIONS)), dtype=np.float32)
     notices: list[str] = []
@@ -124,9 +128,17 @@ def measure(
             else:
                 task.require(shard, found)
                 step(shard.price)
+            if "error" in found:
+                task.errors.append(found["error"])
             values[np.ix_(shard.places, rows)] = found["values"]
             clean[rows] = found["clean"]
     notices += task.notices
+    if task.errors:
+        worst = np.max(task.errors, axis=0)
+        notices.append(
+            f"bfloat16: on up to {_SAMPLED} components a shard effects differ from float32 by {worst[0]:.1%} of their root "
+            f"mean square, by {worst[1]:.1%} of the largest at most"
+        )
     answers = plan.readout.answers
     if prompts.n_scenarios < MIN_SCENARIOS:
         few = f"{prompts.name} has {prompts.n_scenarios} scenarios; below {MIN_SCENARIOS} no intervals are given"
@@ -135,6 +147,22 @@ def measure(
         components=wanted, prompts=prompts, values=values, clean=clean, methods=(method,) * len(wanted),
         ablation=ablation, positions=positions, answers=answers.ids, notices=(*answers.notices, *dict.fromkeys(notices)),
     )  # fmt: skip
+
+
+_SAMPLED = 6
+
+
+def _require_precise(model: Model, wanted: tuple[Component, ...], method: Method, narrow: bool) -> None:
+    """Raise SettingsError where rounding would drown what is asked for."""
+    if narrow and method is not Method.EXACT:
+        raise SettingsError(
+            f"arithmetic is bfloat16 and method {method}; expected exact: the others cost no more in float32"
+        )
+    half = narrow or model.dtype in (torch.bfloat16, torch.float16)
+    if half and any(c.kind is Kind.NEURON for c in wanted):
+        raise SettingsError(
+            "effects of single neurons drown in the rounding of half precision; measure them in float32 (dtype='float32')"
+        )
 
 
 @dataclass(frozen=True)
@@ -166,7 +194,14 @@ class _Task:
     """One measurement, cut into shards."""
 
     def __init__(
-        self, plan: Plan, wanted: tuple[Component, ...], method: Method, positions: Positions, steps: int
+        self,
+        plan: Plan,
+        wanted: tuple[Component, ...],
+        method: Method,
+        positions: Positions,
+        steps: int,
+        *,
+        narrow: bool = False,
     ) -> None:
         self.plan = plan
         self.wanted = wanted
@@ -174,6 +209,8 @@ class _Task:
         self.positions = positions
         self.steps = steps
         self.notices: list[str] = []
+        self.errors: list[NDArray[np.float32]] = []
+        self._arithmetic = Arithmetic.BFLOAT16 if narrow else Arithmetic.FLOAT32
         self._dims = Dims.of(plan.model)
         self._direct: Direct | None = None
         # Upward, so that a shard's components enter at few layers.
@@ -187,6 +224,7 @@ class _Task:
             "method": str(method),
             "ablation": str(plan.ablation),
             "positions": str(positions),
+            "arithmetic": str(self._arithmetic),
             **({"steps": steps} if integrated else {}),
         }
 
@@ -233,13 +271,29 @@ class _Task:
                 values[np.array(places)] = _numpy(found)
                 step(shard.price * len(places) // len(some))
 
-            Exact(batch, self.positions).effects(some, take)
+            Exact(batch, self.positions, self._arithmetic).effects(some, take)
         else:
             self._all_at_once(batch, some, values)
             step(shard.price)
         if self.method is not Method.DIRECT and batch.resume.notice:
             self.notices.append(f"measured by replaying the model's own blocks: {batch.resume.notice}")
-        return {"values": values, "clean": _numpy(batch.clean)}
+        made = {"values": values, "clean": _numpy(batch.clean)}
+        if self._arithmetic is Arithmetic.BFLOAT16:
+            made["error"] = self._error(batch, some, values)
+        return made
+
+    def _error(self, batch: Batch, some: list[Component], values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Root mean square and largest error of a few effects against float32, as shares of the same of the effects."""
+        places = np.unique(np.linspace(0, len(some) - 1, _SAMPLED).round().astype(int))
+        exact = np.zeros((len(places), *values.shape[1:]), dtype=np.float32)
+
+        def take(where: list[int], found: Tensor) -> None:
+            exact[np.array(where)] = _numpy(found)
+
+        Exact(batch, self.positions).effects([some[i] for i in places], take)
+        apart, size = values[places] - exact, np.maximum(np.abs(exact).max(), 1e-30)
+        rms = np.sqrt((apart**2).mean()) / np.maximum(np.sqrt((exact**2).mean()), 1e-30)
+        return np.array([rms, np.abs(apart).max() / size], dtype=np.float32)
 
     def _all_at_once(self, batch: Batch, some: list[Component], values: NDArray[np.float32]) -> None:
         """Gradient and direct effects come for a whole layer at a time; the wanted ones are picked out."""

@@ -147,7 +147,7 @@ class Effects:
 
         ``p_sign`` is a sign-flip test over scenarios: does the mean differ from zero? ``p`` asks for a finding: where the
         ablation compares inside scenarios it is the larger of this and a permutation of the emotions inside scenarios, because
-        effects of single neurons are skewed, sign flips assume symmetry, and what acts alike on all texts belongs to no emotion.
+        effects of single neurons are skewed, sign flips assume symmetry, and what acts alike on all texts is no emotion's own.
 
         The q-values adjust over components of one kind and method: heads among heads, neurons measured exactly (few, picked
         on other texts) among themselves, first-order ones among themselves.

@@ -79,10 +79,17 @@ class Tokens:
     def __len__(self) -> int:
         return int(self.ids.shape[0])
 
+    def on(self, device: torch.device) -> Tokens:
+        """The same on a device: layers of a large model may lie on several."""
+        if self.ids.device == device:
+            return self
+        return Tokens(self.ids.to(device), self.mask.to(device), self.last.to(device))
+
     def at_readout(self, tensor: Tensor) -> Tensor:
         """``tensor`` [prompt, pos, ...] at each prompt's read-out position: [prompt, ...]."""
         # One index over both axes: several times faster than two.
-        return tensor.flatten(0, 1).index_select(0, self._flat.to(tensor.device))
+        index = self._flat if self._flat.device == tensor.device else self._flat.to(tensor.device)
+        return tensor.flatten(0, 1).index_select(0, index)
 
     @cached_property
     def _flat(self) -> Int[Tensor, " prompt"]:
@@ -238,16 +245,17 @@ class Model:
         block = self.bridge.blocks[layer]
         value: Tensor | None = block.attn.b_O if half is Half.ATTN else getattr(block.mlp, "b_out", None)
         if value is None:
-            return torch.zeros(self.d_model, device=self.device, dtype=self.dtype)
+            return torch.zeros(self.d_model, device=self.W_O(layer).device, dtype=self.dtype)
         return value.detach().reshape(-1)
 
     def unembedding(self, ids: Sequence[int]) -> tuple[Float[Tensor, "d_model answer"], Float[Tensor, " answer"]]:
         """The target columns of ``W_U`` and ``b_U``: the only ones a six-way metric needs."""
-        index = torch.tensor(list(ids), device=self.device)
-        weight = self.bridge.unembed.W_U.detach()[:, index]
+        whole = self.bridge.unembed.W_U.detach()
+        index = torch.tensor(list(ids), device=whole.device)
+        weight = whole[:, index]
         bias = self.bridge.unembed.b_U
         if bias is None:
-            return weight, torch.zeros(len(index), device=self.device, dtype=self.dtype)
+            return weight, torch.zeros(len(index), device=weight.device, dtype=self.dtype)
         return weight, bias.detach()[index]
 
     # -- text ------------------------------------------------------------------------------------------------------

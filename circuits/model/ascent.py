@@ -52,15 +52,16 @@ class Ascent:
         """The final stream at the read-out of all alternatives, in order."""
         parts: list[_Part] = []
         for layer in range(changes[0].layer, self.clean.top + 1):
-            here = [self._cut(change) for change in changes if change.layer == layer]
-            parts = self._layer(layer, parts, here)
+            block = self.clean.blocks[layer]
+            here = [self._cut(change.to(block.device, block.dtype)) for change in changes if change.layer == layer]
+            parts = self._layer(layer, [_moved(part, block.device) for part in parts], here)
         return _joined(parts)[:, :, 0]
 
     def from_below(self, stream: Float[Tensor, "chunk prompt pos d_model"]) -> Float[Tensor, "chunk prompt d_model"]:
         """The final stream at the read-out of what enters the first layer."""
         parts = [_Part(stream)]
         for layer in range(self.clean.top + 1):
-            parts = self._layer(layer, parts, [])
+            parts = self._layer(layer, [_moved(part, self.clean.blocks[layer].device) for part in parts], [])
         return _joined(parts)[:, :, 0]
 
     def _alone(self, layer: int) -> bool:
@@ -205,6 +206,14 @@ class Ascent:
         if self._alone(layer):
             return self.clean.at_readout(layer, what, make)
         return self.clean.everywhere(layer, what, self.start, make)
+
+
+def _moved(part: _Part, device: torch.device) -> _Part:
+    """The same where the next layer lies."""
+    if part.stream.device == device:
+        return part
+    change = None if part.change is None else part.change.to(device, part.stream.dtype)
+    return _Part(part.stream.to(device), change)
 
 
 def _joined(parts: list[_Part]) -> Tensor:

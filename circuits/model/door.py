@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -45,6 +45,7 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "float32",
+    device_map: str | Mapping[str, str | int] | None = None,
 ) -> Model:
     """Load a decoder-only model and check its laws.
 
@@ -53,6 +54,8 @@ def load(
             or an existing ``TransformerBridge`` (any architecture it wraps, taken as it is, device and dtype included).
         device: ``"auto"`` (CUDA when there is one, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         dtype: ``"float32"`` (default; single-neuron effects need it), ``"float64"``, ``"bfloat16"``, ``"float16"``.
+        device_map: for a model larger than one device, as Hugging Face's loader takes it: ``"auto"``, ``"balanced"``, or a
+            mapping of modules to devices. Every layer is then measured where it lies; ``device`` is not looked at.
 
     Raises:
         ModelLoadError: nothing there, no network, no weights, pickled weights, NaN weights, unknown device or dtype.
@@ -65,14 +68,14 @@ def load(
         return _examined(name_or_path_or_bridge, name=_bridge_name(name_or_path_or_bridge), reference=None)
     if dtype not in _DTYPES:
         raise ModelLoadError(f"unknown dtype {dtype!r}; expected one of {', '.join(_DTYPES)}")
-    target = device_named(device)
+    target = device_named(device) if device_map is None else torch.device("cpu")
     name = str(name_or_path_or_bridge)
     if not name.strip():
         raise ModelLoadError("the model name is empty; expected 'embedded', a directory or a hub name such as 'gpt2'")
     location = str(shipped.path("embedded")) if name == EMBEDDED else _locate(name)
     with _quiet():
-        original, tokenizer = _original(name, location, target, _DTYPES[dtype])
-        tokens = short_prompt(int(original.config.get_text_config().vocab_size), target)
+        original, tokenizer = _original(name, location, target, _DTYPES[dtype], device_map)
+        tokens = short_prompt(int(original.config.get_text_config().vocab_size), original.device)
         with torch.no_grad():
             # Taken before anything is wrapped: afterwards the modules are no longer purely Hugging Face's.
             reference = original(tokens.ids, attention_mask=tokens.mask, use_cache=False).logits.clone()
@@ -197,7 +200,13 @@ def _quiet() -> Iterator[None]:
             loader_logging.enable_progress_bar()
 
 
-def _original(name: str, location: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+def _original(
+    name: str,
+    location: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    device_map: str | Mapping[str, str | int] | None,
+) -> tuple[Any, Any]:
     """Hugging Face's model and tokenizer, refused where they cannot be measured."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -212,6 +221,7 @@ def _original(name: str, location: str, device: torch.device, dtype: torch.dtype
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # else the reason is only logged; refused below
             output_loading_info=True,
+            **({} if device_map is None else {"device_map": device_map}),
         )
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except UnsupportedModelError:
@@ -233,9 +243,14 @@ def _original(name: str, location: str, device: torch.device, dtype: torch.dtype
             "use a complete checkpoint"
         )
     for key, value in original.named_parameters():
+        if value.device.type == "meta":
+            raise ModelLoadError(
+                f"{name!r}: the weight {key} found no room on any device of the map {device_map!r}; give it more devices, "
+                "or a smaller dtype"
+            )
         if not torch.isfinite(value).all():
             raise ModelLoadError(f"{name!r}: the weight {key} holds NaN or infinity; use an undamaged checkpoint")
-    return original.to(device).eval(), tokenizer
+    return (original.to(device) if device_map is None else original).eval(), tokenizer
 
 
 def _require_supported(name: str, config: Any) -> None:

@@ -165,6 +165,11 @@ class Surroundings:
     sin: Tensor | None
     last: Tensor
 
+    def to(self, dtype: torch.dtype) -> Surroundings:
+        """The same in another precision."""
+        cos, sin = (None if t is None else t.to(dtype) for t in (self.cos, self.sin))
+        return Surroundings(self.mask.clamp_min(torch.finfo(dtype).min).to(dtype), cos, sin, self.last)
+
     def queried_from(self, start: int) -> Surroundings:
         """The same with queries from position ``start`` on; keys keep every position."""
         if start == 0:
@@ -219,6 +224,15 @@ class PlainBlock:
     """Gate and value of a gated MLP, or the one map of a plain one."""
     activation: Callable[[Tensor], Tensor]
     down: tuple[Tensor, Tensor | None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return self.down[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.down[0].dtype
 
     # -- attention -------------------------------------------------------------------------------------------------
 

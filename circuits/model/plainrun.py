@@ -53,14 +53,15 @@ class PlainRun(Resumer):
     def __init__(self, model: Model, run: Recording, blocks: tuple[PlainBlock, ...]) -> None:
         super().__init__(model, run)
         self.blocks = blocks
-        self.around = [surroundings(run, layer, block.rotation) for layer, block in enumerate(blocks)]
+        self.around = [surroundings(run, layer, block.rotation).to(block.dtype) for layer, block in enumerate(blocks)]
         self._small: dict[tuple[int, str], Tensor] = {}
         self._kept: dict[int, Kept] = {}
         self._large: Recent[tuple[int, str, int], Tensor] = Recent(_LARGE)
         with precise(model.device):
             self.clean = Ascent(self, at_readout=False).from_below(run.pre[0][None])[0]
-        error = deviation(self.clean, self.picked(run.final)[:, 0])
-        if error > CLOSE[model.dtype] * model.n_layers**0.5:
+        wanted = self.picked(run.final)[:, 0]
+        error = deviation(self.clean.to(wanted), wanted)
+        if error > CLOSE[blocks[0].dtype] * model.n_layers**0.5:
             raise NoFit(f"plain blocks give another final stream on this batch (relative difference {error:.1g})")
 
     def after(self, changes: Sequence[Change], *, at_readout: bool) -> Tensor:
@@ -71,6 +72,8 @@ class PlainRun(Resumer):
         stream = self.run.pre[0][None]
         stay = replaced.where[..., None] == 0
         for layer, block in enumerate(self.blocks):
+            stream, stay = stream.to(block.device), stay.to(block.device)
+            subsets = subsets.on(block.device)
             heads, neurons = subsets.heads[:, layer, None, None], subsets.neurons[:, layer, None, None]
             if layer < self.top:
                 z = block.mixed(stream, self.around[layer])
@@ -104,6 +107,7 @@ class PlainRun(Resumer):
         with precise(self.model.device):
             for here in range(layer, self.top + 1):
                 block = self.blocks[here]
+                rows = rows.to(block.device)
                 if here < self.top:
                     own, z = rows, block.mixed(rows, self.around[here])
                 else:

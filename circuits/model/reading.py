@@ -99,14 +99,20 @@ def capture_writes(model: Model, prompts: Prompts) -> Writes:
     """Every head's write and every neuron's activation at the read-out token."""
     kept: dict[str, list[Tensor]] = {name: [] for name in ("heads", "neurons", "factors", "biases", "embed", "states")}
     layers = range(model.n_layers)
-    weights = torch.stack([model.W_O(layer) for layer in layers])
-    bias = torch.stack([torch.stack([model.bias(layer, half) for half in Half]) for layer in layers])
+    there = model.device  # layers of a large model may lie on several
+    weights = torch.stack([model.W_O(layer).to(there) for layer in layers])
+    bias = torch.stack([torch.stack([model.bias(layer, half).to(there) for half in Half]) for layer in layers])
     for tokens, run in _runs(model, prompts.texts, prompts.ids):
-        write = torch.einsum("blhd,lhdm->blhm", torch.stack([tokens.at_readout(t) for t in run.streams.z], 1), weights)
+        write = torch.einsum(
+            "blhd,lhdm->blhm", torch.stack([tokens.at_readout(t).to(there) for t in run.streams.z], 1), weights
+        )
         constant = bias.expand(len(tokens), *bias.shape)
         if run.post_norm:
             factor = torch.stack(
-                [torch.stack([tokens.at_readout(run.post_norm[layer, half]) for half in Half], 1) for layer in layers],
+                [
+                    torch.stack([tokens.at_readout(run.post_norm[layer, half]).to(there) for half in Half], 1)
+                    for layer in layers
+                ],
                 1,
             )
             write, constant = write * factor[:, :, :1], constant * factor
@@ -114,8 +120,8 @@ def capture_writes(model: Model, prompts: Prompts) -> Writes:
         kept["heads"].append(write)
         kept["biases"].append(constant)
         kept["embed"].append(tokens.at_readout(run.embed))
-        kept["neurons"].append(torch.stack([tokens.at_readout(t) for t in run.streams.post], 1))
-        kept["states"].append(torch.stack([tokens.at_readout(t) for t in _states(run)], 1))
+        kept["neurons"].append(torch.stack([tokens.at_readout(t).to(there) for t in run.streams.post], 1))
+        kept["states"].append(torch.stack([tokens.at_readout(t).to(there) for t in _states(run)], 1))
     whole = {name: torch.cat(parts) if parts else None for name, parts in kept.items()}
     return Writes(
         prompts=prompts,
@@ -144,12 +150,13 @@ def _states(run: Recording) -> list[Tensor]:
 
 
 def _stacked(run: Recording, read: Callable[[Tensor], Tensor]) -> Array:
-    values: Array = torch.stack([read(state) for state in _states(run)], 1).cpu().to(torch.float64).numpy()
+    values: Array = torch.stack([read(state).cpu() for state in _states(run)], 1).to(torch.float64).numpy()
     return values
 
 
 def _span(state: Tensor, tokens: Tokens, start: int) -> Tensor:
     """Mean over real tokens from ``start`` on; a text that ends before it is read at its last token."""
+    tokens = tokens.on(state.device)
     positions = torch.arange(state.shape[1], device=state.device)[None]
     wanted = (tokens.mask == 1) & ((positions >= start) | (positions == tokens.last[:, None]))
     weight = wanted.to(state)

@@ -44,13 +44,19 @@ class Readout:
         self.answers = answers
         self.norm = Norm.of(model.bridge.ln_final, model.bridge.cfg)
         weight, self._bias = model.unembedding(answers.columns)
+        self.norm = self.norm.to(weight.device)
         self._unembedding = weight
         self._columns = self.norm.gain(weight.T)[:, None] * weight  # [d_model, answer]
         self._offset = self.norm.shift(weight.T) @ weight + self._bias
         cap = getattr(model.bridge.cfg, "output_logits_soft_cap", None)
         self._cap = float(cap) if cap is not None and cap > 0 else None
-        self._contrast = torch.tensor(answers.contrast(), device=model.device, dtype=model.dtype)
-        self._means = torch.tensor(answers.means(), device=model.device, dtype=model.dtype)
+        self._contrast = torch.tensor(answers.contrast(), device=weight.device, dtype=model.dtype)
+        self._means = torch.tensor(answers.means(), device=weight.device, dtype=model.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the unembedding lies."""
+        return self._columns.device
 
     @classmethod
     def of(cls, model: Model, words: object) -> Readout:
@@ -63,14 +69,14 @@ class Readout:
 
     def logits(self, stream: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch answer"]:
         """Answer logits of final streams."""
-        x = self.norm.centre(stream)
+        x = self.norm.centre(stream.to(self._columns))
         return self._capped((x @ self._columns) * self.norm.scale(x) + self._offset)
 
     def __call__(self, stream: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch emotion"]:
         """The six logit differences [logits] of final streams."""
         if self._cap is not None:
             return self.logits(stream) @ self._contrast
-        return affine(self.norm(stream), *self._six)
+        return affine(self.norm(stream.to(self._columns)), *self._six)
 
     def emotion_logits(self, stream: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch emotion"]:
         """Each emotion's mean answer logit; their argmax is the six-way answer."""
@@ -89,7 +95,7 @@ class Readout:
         writes: Writes,
     ) -> Float[Tensor, "prompt emotion component"]:
         """Logit differences of ``stream`` minus those of ``stream - amount * write``, each component alone, in closed form."""
-        x = self.norm.centre(stream)
+        x = self.norm.centre(stream.to(self._columns))
         # ⟨C(x), C(w)⟩ = ⟨C(x), w⟩: what is centred already takes the mean out of the other.
         square = torch.addcmul(x.pow(2).sum(-1, keepdim=True), amount, x @ writes.vectors.T, value=-2)
         square.addcmul_(amount.square(), writes.squares)

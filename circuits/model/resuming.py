@@ -38,6 +38,13 @@ class Change:
     amount: Float[Tensor, "chunk prompt pos rank"]
     write: Float[Tensor, "chunk rank d_model"] | None = None
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Change:
+        """The same elsewhere, or in another precision."""
+        if self.amount.device == device and self.amount.dtype == dtype:
+            return self
+        write = None if self.write is None else self.write.to(device, dtype)
+        return Change(self.layer, self.half, self.amount.to(device, dtype), write)
+
     @property
     def summed(self) -> bool:
         """Whether the change enters the half-layer's sum, before any norm behind it."""
@@ -71,6 +78,10 @@ class Subsets:
 
     def __len__(self) -> int:
         return int(self.heads.shape[0])
+
+    def on(self, device: torch.device) -> Subsets:
+        """The same on a device."""
+        return self if self.heads.device == device else Subsets(self.heads.to(device), self.neurons.to(device))
 
     def part(self, start: int, stop: int) -> Subsets:
         """Some of them."""
@@ -182,7 +193,9 @@ class Resumer(ABC):
 
         ``start`` is the position the states begin at.
         """
-        found: Tensor = states[..., self._rows, self.tokens.last - start, :]
+        tokens = self.tokens.on(states.device)
+        rows = self._rows if self._rows.device == states.device else self._rows.to(states.device)
+        found: Tensor = states[..., rows, tokens.last - start, :]
         return found.unsqueeze(-2)
 
     @cached_property

@@ -115,6 +115,13 @@ class Recording:
     def final(self) -> Tensor:
         return self.pre[-1]
 
+    def to(self, dtype: torch.dtype) -> Recording:
+        """The same numbers in another precision; what blocks were called with stays."""
+        factors = {key: factor.to(dtype) for key, factor in self.post_norm.items()}
+        pre, mid = (tuple(t.to(dtype) for t in states) for states in (self.pre, self.mid))
+        streams = self.streams.map(lambda t: t.to(dtype))
+        return Recording(self.tokens, streams, pre, mid, self.embed.to(dtype), factors, self.arguments)
+
     def resume(self, model: Model, layer: int, stream: Tensor) -> Tensor:
         """The final stream when block ``layer`` is entered with ``stream`` [prompt, pos, d_model].
 

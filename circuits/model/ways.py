@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from circuits.errors import UnsupportedModelError
 from circuits.model.anatomy import Model
 from circuits.model.extraction import CLOSE, NoFit, block_of, deviation
 from circuits.model.laws import short_prompt
@@ -24,7 +25,7 @@ from circuits.model.resuming import Change, Resumer
 from circuits.model.running import Recording, record
 from circuits.model.sites import Half
 
-__all__ = ["Ways", "resumer", "ways"]
+__all__ = ["Ways", "resumer", "resumer_in", "ways"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Ways:
 
 
 _FOUND: WeakKeyDictionary[Model, Ways] = WeakKeyDictionary()
+_CAST: WeakKeyDictionary[Model, dict[torch.dtype, tuple[PlainBlock, ...]]] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -57,6 +59,23 @@ def resumer(model: Model, run: Recording) -> Resumer:
         return PlainRun(model, run, found.blocks)
     except NoFit as why:
         return Replay(model, run, str(why))
+
+
+@torch.no_grad()
+def resumer_in(model: Model, run: Recording, dtype: torch.dtype) -> Resumer:
+    """The plain way in another precision.
+
+    Raises:
+        UnsupportedModelError: the model is replayed, which knows its own precision only, or does not survive the other.
+    """
+    found = ways(model)
+    if found.blocks is None:
+        raise UnsupportedModelError(f"{model.name} cannot be measured in {dtype}: {found.reason}; measure in float32")
+    blocks = _CAST.setdefault(model, {}).setdefault(dtype, tuple(block.to(dtype) for block in found.blocks))
+    try:
+        return PlainRun(model, run.to(dtype), blocks)
+    except NoFit as why:
+        raise UnsupportedModelError(f"{model.name} cannot be measured in {dtype}: {why}; measure in float32") from None
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from circuits.runs import files
 from circuits.runs.directory import MANIFEST, RunWriter, StoredEffects, finished_manifest
 
 if TYPE_CHECKING:
-    from circuits.effects.kinds import Ablation, Method, Positions
+    from circuits.effects.kinds import Ablation, Arithmetic, Method, Positions
     from circuits.effects.measure import Progress
     from circuits.effects.table import Effects
     from circuits.model.anatomy import Model
@@ -34,7 +34,7 @@ __all__ = ["FORMAT", "Sweep", "open_sweep", "sweep", "write_effects"]
 FORMAT = "emotion-circuits-sweep/1"
 
 _WANTED: Mapping[str, Any] = {
-    "model": {"name": str}, "prompts": {"name": str}, "asked": dict, "arithmetic": dict,
+    "model": {"name": str}, "prompts": {"name": str}, "asked": dict, "with": dict, "engine": dict,
     "seconds": dict, "notices": list,
 }  # fmt: skip
 
@@ -45,7 +45,7 @@ class Sweep:
 
     Attributes:
         directory: where it lies.
-        manifest: model, prompts, what was asked, arithmetic, versions, seconds, notices.
+        manifest: model, prompts, what was asked, with what it was made, how, seconds, notices.
         fresh: False when it had been finished before.
     """
 
@@ -83,6 +83,7 @@ def sweep(
     ablation: Ablation | str = "mean_scenario",
     positions: Positions | str = "all",
     steps: int = 5,
+    arithmetic: Arithmetic | str = "float32",
     progress: Progress | None = None,
 ) -> Sweep:
     """Measure into ``directory``; arguments as :func:`circuits.measure`.
@@ -91,15 +92,16 @@ def sweep(
         RunError: the directory is a file, holds something else, cannot be written, or another process is writing it.
         ComponentError, MeasurementError, AnswerError, SettingsError: see :func:`circuits.measure`.
     """
-    from circuits.effects.kinds import Ablation, Method, Positions, member
-    from circuits.effects.measure import measure, measured_with
+    from circuits.effects.kinds import Ablation, Arithmetic, Method, Positions, member
+    from circuits.effects.measure import engine, measure, measured_with
 
     wanted = model.components(components)
     asked = {
         "method": str(member(Method, method)), "ablation": str(member(Ablation, ablation)),
         "positions": str(member(Positions, positions)), "steps": steps, "components": len(wanted),
+        "arithmetic": str(member(Arithmetic, arithmetic)),
     }  # fmt: skip
-    arithmetic = measured_with(model)
+    made_with = measured_with(model)
     names = [c.name for c in wanted]
     key = jsontext.fingerprint(
         {"asked": asked, "components": names, "prompts": prompts.fingerprint, "with": arithmetic}
@@ -110,14 +112,14 @@ def sweep(
         if isinstance(found, dict) and found.get("key") == key and found.get("status") == "finished":
             return open_sweep(place)
     about = {
-        "model": {"name": model.name}, "asked": asked, "arithmetic": arithmetic,
+        "model": {"name": model.name}, "asked": asked, "with": made_with, "engine": engine(model),
         "prompts": {"name": prompts.name, "fingerprint": prompts.fingerprint, "rows": len(prompts)},
     }  # fmt: skip
     with RunWriter.opened(place, key, about, FORMAT) as writer:
         start = time.perf_counter()
         effects = measure(
-            model, prompts, wanted, method=method, ablation=ablation, positions=positions, steps=steps, progress=progress,
-            store=writer.shards,
+            model, prompts, wanted, method=method, ablation=ablation, positions=positions, steps=steps,
+            arithmetic=arithmetic, progress=progress, store=writer.shards,
         )  # fmt: skip
         writer.table("effects.parquet", effects.table)
         write_effects(writer, effects)
