@@ -30,7 +30,10 @@ _HOMES = {
     "Prompts": "circuits.prompts.datasets",
     "Run": "circuits.runs.directory",
     "Settings": "circuits.settings",
+    "Certified": "circuits.effects.certify",
+    "Sweep": "circuits.runs.sweep",
     "capture": "circuits.model.reading",
+    "certify": "circuits.effects.certify",
     "contrast": "circuits.directions.estimators",
     "discover": "circuits.walk",
     "estimate_directions": "circuits.directions.estimators",
@@ -38,10 +41,13 @@ _HOMES = {
     "grand_mean": "circuits.directions.estimators",
     "load": "circuits.model.door",
     "measure": "circuits.effects.measure",
+    "measure_positions": "circuits.effects.measure",
     "open_run": "circuits.runs.directory",
+    "open_sweep": "circuits.runs.sweep",
     "planted": "circuits.model.planted",
     "probe": "circuits.directions.estimators",
     "read_prompts": "circuits.prompts.datasets",
+    "sweep": "circuits.runs.sweep",
     "validate_prompts": "circuits.prompts.validation",
 }
 
@@ -50,6 +56,7 @@ _MODULES = frozenset({"figures"})
 __all__ = [
     "EMOTIONS",
     "Ablation",
+    "Certified",
     "Circuit",
     "CircuitsError",
     "Component",
@@ -63,8 +70,10 @@ __all__ = [
     "Prompts",
     "Run",
     "Settings",
+    "Sweep",
     "__version__",
     "capture",
+    "certify",
     "contrast",
     "discover",
     "estimate_directions",
@@ -72,10 +81,13 @@ __all__ = [
     "grand_mean",
     "load",
     "measure",
+    "measure_positions",
     "open_run",
+    "open_sweep",
     "planted",
     "probe",
     "read_prompts",
+    "sweep",
     "validate_prompts",
 ]
 
@@ -83,8 +95,9 @@ if TYPE_CHECKING:
     from circuits.circuit.graph import Circuit
     from circuits.directions.estimators import contrast, estimate_directions, grand_mean, probe
     from circuits.directions.vectors import Directions
+    from circuits.effects.certify import Certified, certify
     from circuits.effects.kinds import Ablation, Method, Positions
-    from circuits.effects.measure import measure
+    from circuits.effects.measure import measure, measure_positions
     from circuits.effects.table import Effects
     from circuits.errors import CircuitsError
     from circuits.model.anatomy import Model
@@ -96,6 +109,7 @@ if TYPE_CHECKING:
     from circuits.prompts.emotions import EMOTIONS, Emotion
     from circuits.prompts.validation import validate_prompts
     from circuits.runs.directory import Run, open_run
+    from circuits.runs.sweep import Sweep, open_sweep, sweep
     from circuits.settings import Settings
     from circuits.show import figures
     from circuits.walk import discover

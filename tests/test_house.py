@@ -18,10 +18,10 @@ TOP = ("walk", "cli", "__main__")
 LARGEST = 420
 
 PUBLIC = [
-    "EMOTIONS", "Ablation", "Circuit", "CircuitsError", "Component", "Directions", "Effects", "Emotion", "Method", "Model",
-    "Planted", "Positions", "Prompts", "Run", "Settings", "__version__", "capture", "contrast", "discover",
-    "estimate_directions", "figures", "grand_mean", "load", "measure", "open_run", "planted", "probe", "read_prompts",
-    "validate_prompts",
+    "EMOTIONS", "Ablation", "Certified", "Circuit", "CircuitsError", "Component", "Directions", "Effects", "Emotion", "Method",
+    "Model", "Planted", "Positions", "Prompts", "Run", "Settings", "Sweep", "__version__", "capture", "certify", "contrast",
+    "discover", "estimate_directions", "figures", "grand_mean", "load", "measure", "measure_positions", "open_run",
+    "open_sweep", "planted", "probe", "read_prompts", "sweep", "validate_prompts",
 ]  # fmt: skip
 
 

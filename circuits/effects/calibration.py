@@ -92,7 +92,7 @@ class Item:
     what: str
     components: int
     forwards: float
-    naive: float
+    naive: int
     operations: int
     seconds: float
     memory: int

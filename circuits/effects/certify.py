@@ -33,7 +33,7 @@ from circuits.model.sites import Component
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS, Emotion
 
-__all__ = ["Audit", "Certified", "certify"]
+__all__ = ["Audit", "Certified", "certify", "missed_at_most"]
 
 _RANK, _SLOPES = 0.8, (0.5, 2.0)
 """A gradient is trusted from this rank agreement on, and if exact effects are between these multiples of it."""
@@ -210,6 +210,18 @@ def _drawn(
     return tuple(sorted(order[int(rng.choice(part))] for part in parts))
 
 
+def missed_at_most(missed: int, drawn: int, rest: int, *, confidence: float = 0.95) -> int:
+    """Upper bound on how many of ``rest`` are such as ``missed`` of those ``drawn``, one from each neighbourhood.
+
+    Clopper & Pearson 1934, one-sided; why it holds for neighbourhoods stands at the top of the module.
+    """
+    if missed >= drawn:
+        return rest
+    share = float(stats.beta.ppf(confidence, missed + 1, drawn - missed))
+    # A neighbourhood may hold one component more than another.
+    return min(rest, int(np.floor(share * drawn * -(-rest // drawn))))
+
+
 def _report(
     exact: Effects,
     sample: Effects,
@@ -226,9 +238,6 @@ def _report(
         thresholds[e] = weakest
         missed |= np.abs(sample.by_scenario(e).mean(0)) > weakest
     n, x = len(sample.components), int(missed.sum())
-    share = float(stats.beta.ppf(0.95, x + 1, n - x)) if x < n else 1.0
-    # A neighbourhood may hold one component more than another.
-    upper = min(rest, int(np.floor(share * n * -(-rest // n))))
     strong, weak = [_means(part, screened) for part in (exact, sample)]
     slope = float(strong[0] @ strong[1] / (strong[0] @ strong[0])) if np.any(strong[0]) else float("nan")
     both = np.concatenate([strong, weak], 1)
@@ -240,7 +249,7 @@ def _report(
         warnings.append(f"gradient and exact effects agree in rank with only {rank:.2f} (expected {_RANK} or more)")
     if not _SLOPES[0] <= slope <= _SLOPES[1]:
         warnings.append(f"exact effects are {slope:.2f} times the gradient's (expected {_SLOPES[0]} to {_SLOPES[1]})")
-    return Audit(n, rest, x, upper, rank, slope, thresholds, everything, tuple(warnings))
+    return Audit(n, rest, x, missed_at_most(x, n, rest), rank, slope, thresholds, everything, tuple(warnings))
 
 
 def _means(measured: Effects, screened: Effects) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from circuits.effects.batch import Batch, Plan
 from circuits.effects.direct import Direct
 from circuits.effects.exact import Exact
-from circuits.effects.gradient import Place, Scores, first_order, integrated_activations, integrated_inputs
+from circuits.effects.gradient import Place, Scores, by_position, first_order, integrated_activations, integrated_inputs
 from circuits.effects.kinds import Ablation, Arithmetic, Method, Positions, member
 from circuits.effects.price import READY, Dims, groups
 from circuits.effects.statistics import MIN_SCENARIOS
@@ -34,7 +34,7 @@ from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 from circuits.versions import code, versions
 
-__all__ = ["STEPS", "Progress", "Store", "engine", "measure", "measured_with", "price"]
+__all__ = ["STEPS", "Progress", "Store", "engine", "measure", "measure_positions", "measured_with", "price"]
 
 Progress = Callable[[int, int], None]
 """Called with (work done, work in all) as work goes on, in floating-point operations: what is left is in proportion to time."""
@@ -172,6 +172,34 @@ class _Shard:
     places: NDArray[np.int64]
     rows: NDArray[np.int64]
     price: int
+
+
+def measure_positions(
+    model: Model,
+    prompts: Prompts,
+    components: str | Iterable[str | Component],
+    *,
+    ablation: Ablation | str = Ablation.MEAN_SCENARIO,
+    positions: Positions | str = Positions.ALL,
+) -> NDArray[np.float32]:
+    """First-order effects [logits] token by token, ``[component, prompt, pos, emotion]``; NaN behind the end of a text.
+
+    Their sum over tokens is the effect that ``measure(..., method="gradient")`` gives. Arguments and errors as there.
+    """
+    wanted = model.components(components)
+    plan = Plan.of(model, prompts, member(Ablation, ablation))
+    where = member(Positions, positions)
+    _require_precise(model, wanted, Method.GRADIENT, narrow=False)
+    values = np.full((len(wanted), len(prompts), int(plan.lengths.max()), len(EMOTIONS)), np.nan, dtype=np.float32)
+    by_place: dict[Place, list[int]] = {}
+    for i, component in enumerate(wanted):
+        by_place.setdefault((component.kind, component.layer), []).append(i)
+    for batch in plan.batches():
+        real = batch.tokens.mask.bool().cpu().numpy()[..., None]
+        for place, members in by_place.items():
+            found = _numpy(by_position(batch, where, place))[[max(0, wanted[i].index) for i in members]]
+            values[np.ix_(np.array(members), batch.rows, np.arange(found.shape[2]))] = np.where(real, found, np.nan)
+    return values
 
 
 def price(

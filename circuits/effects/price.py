@@ -147,8 +147,10 @@ class Dims(Sizes):
 
     def _at_readout(self, component: Component, width: int) -> int:
         """One text, one token: own MLP where attention changed, then the blocks above."""
+        above = self.layers - 1 - component.layer
         own = self._mlp if component.kind in (Kind.HEAD, Kind.ATTN) and self.sequential else 0
-        return own + (self.layers - 1 - component.layer) * self.block(width)
+        saved = self._qkv - self._qkv // self.d_model if component.kind is Kind.NEURON and above else 0
+        return own + above * self.block(width) - saved
 
     # -- memory ----------------------------------------------------------------------------------------------------
 
