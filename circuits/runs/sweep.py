@@ -103,9 +103,7 @@ def sweep(
     }  # fmt: skip
     made_with = measured_with(model)
     names = [c.name for c in wanted]
-    key = jsontext.fingerprint(
-        {"asked": asked, "components": names, "prompts": prompts.fingerprint, "with": arithmetic}
-    )
+    key = jsontext.fingerprint({"asked": asked, "components": names, "prompts": prompts.fingerprint, "with": made_with})
     place = Path(directory)
     if os.path.isfile(place / MANIFEST):
         found = files.read_json(place / MANIFEST)

@@ -100,7 +100,7 @@ def test_the_audit_reports_what_the_sample_says(certified: Certified, everything
     pairs = [
         (g, x)
         for e in EMOTIONS
-        for g, x in zip(certified.screen.of(exact).by_scenario(e).mean(0), everything.of(exact).by_scenario(e).mean(0), strict=True)
+        for g, x in zip(*(source.of(exact).by_scenario(e).mean(0) for source in (certified.screen, everything)), strict=True)
     ]  # fmt: skip
     assert audit.rank == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic, abs=0.01)
     strong = [
