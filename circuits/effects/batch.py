@@ -151,6 +151,11 @@ class Plan:
             embed = replaced_embedding(run.embed, run.tokens, part, self.ablation)
         return Batch(self.model, self.readout, rows, part, run, replaced, embed)
 
+    def clean(self, rows: np.ndarray) -> Float[Tensor, "prompt emotion"]:
+        """The metric of some rows, and nothing else."""
+        run = self._record(rows)
+        return self.readout(run.tokens.at_readout(run.final))
+
     def _part(self, rows: np.ndarray) -> Prompts:
         mask = np.zeros(len(self.prompts), dtype=bool)
         mask[rows] = True

@@ -18,11 +18,10 @@ from torch import Tensor
 from circuits.effects.batch import Batch
 from circuits.effects.chunks import chunk_size, in_chunks, threads_for
 from circuits.effects.kinds import Arithmetic, Positions
-from circuits.errors import MeasurementError
+from circuits.effects.table import require_finite
 from circuits.model.machine import Recent
 from circuits.model.resuming import Change, Resumer
 from circuits.model.sites import Component, Kind
-from circuits.prompts.emotions import EMOTIONS
 
 __all__ = ["Exact"]
 
@@ -71,7 +70,9 @@ class Exact:
         with threads_for(resume) as threads:
             for start, stop, found in in_chunks(len(order), size, work, threads=threads):
                 some = order[start:stop]
-                self._require_finite(found, [components[place] for place in some])
+                if not bool(torch.isfinite(found).all()):
+                    numbers = found.float().cpu().numpy()
+                    require_finite(numbers, [components[place] for place in some], self.batch.prompts.ids)
                 take(some, found)
 
     def _change(self, components: list[Component]) -> Change:
@@ -101,15 +102,6 @@ class Exact:
         if kind is Kind.HEAD:
             return self.batch.model.W_O(layer)
         return self.batch.model.W_out(layer)[:, None] if kind is Kind.NEURON else None
-
-    def _require_finite(self, found: Tensor, components: list[Component]) -> None:
-        bad = torch.nonzero(~torch.isfinite(found))
-        if len(bad):
-            component, row, e = (int(i) for i in bad[0])
-            raise MeasurementError(
-                f"the effect of {components[component]} on prompt {self.batch.prompts.ids[row]!r} ({EMOTIONS[e]}) is "
-                f"{float(found[component, row, e])}; measure in float32 or drop the prompt"
-            )
 
 
 def _height(component: Component) -> tuple[int, str]:

@@ -23,7 +23,7 @@ from circuits.effects.gradient import Place, Scores, by_position, first_order, i
 from circuits.effects.kinds import Ablation, Arithmetic, Method, Positions, member
 from circuits.effects.price import READY, Dims, groups
 from circuits.effects.statistics import MIN_SCENARIOS
-from circuits.effects.table import Effects
+from circuits.effects.table import Effects, require_finite, resolution
 from circuits.errors import MeasurementError, SettingsError
 from circuits.model.anatomy import Model
 from circuits.model.machine import precision
@@ -89,7 +89,8 @@ def measure(
 
     Raises:
         ComponentError: a component the model lacks.
-        MeasurementError: a text beyond the context, an incomplete scenario, a NaN or infinite effect, too little memory.
+        MeasurementError: a text beyond the context, an incomplete scenario, a NaN or infinite effect, too little memory, a
+            metric that is the same on every text.
         AnswerError: an emotion has no answer token.
         SettingsError: an unknown method, ablation or positions, or no step.
         UnsupportedModelError: neurons of a mixture of experts.
@@ -108,7 +109,7 @@ def measure(
     values = np.zeros((len(wanted), len(prompts), len(EMOTIONS)), dtype=np.float32)
     clean = np.zeros((len(prompts), len(EMOTIONS)), dtype=np.float32)
     notices: list[str] = []
-    done, total = 0, task.price
+    done, total, varies = 0, task.price, False
 
     def step(work: int) -> None:
         nonlocal done
@@ -132,6 +133,9 @@ def measure(
                 task.errors.append(found["error"])
             values[np.ix_(shard.places, rows)] = found["values"]
             clean[rows] = found["clean"]
+            if not varies:
+                _require_varying(plan, found["clean"])
+                varies = True
     notices += task.notices
     if task.errors:
         worst = np.max(task.errors, axis=0)
@@ -147,6 +151,27 @@ def measure(
         components=wanted, prompts=prompts, values=values, clean=clean, methods=(method,) * len(wanted),
         ablation=ablation, positions=positions, answers=answers.ids, notices=(*answers.notices, *dict.fromkeys(notices)),
     )  # fmt: skip
+
+
+def _require_varying(plan: Plan, first: NDArray[np.float32]) -> None:
+    """Raise MeasurementError where the metric is one number on all texts: nothing moves it, so nothing can be found.
+
+    Asked when the first shard of the first batch is there; other batches are only looked at if that one says nothing.
+    """
+    if len(set(plan.prompts.texts)) < 2:
+        return
+    clean = first
+    for rows in [*plan.rows[1:], None]:
+        fixed = np.ptp(clean, axis=0) <= resolution(clean)
+        if not fixed.any():
+            return
+        if rows is not None:
+            clean = np.concatenate([clean, _numpy(plan.clean(rows))])
+    e = EMOTIONS[int(np.flatnonzero(fixed)[0])]
+    raise MeasurementError(
+        f"the metric of {e} is {clean[0, e.column]:.4g} on each of {len(clean)} prompts of {plan.prompts.name!r}; expected "
+        "texts that move it: look at the answer words, and whether the texts differ before the read-out"
+    )
 
 
 _SAMPLED = 6
@@ -302,6 +327,7 @@ class _Task:
             Exact(batch, self.positions, self._arithmetic).effects(some, take)
         else:
             self._all_at_once(batch, some, values)
+            require_finite(values, some, batch.prompts.ids)  # before anyone keeps them
             step(shard.price)
         if self.method is not Method.DIRECT and batch.resume.notice:
             self.notices.append(f"measured by replaying the model's own blocks: {batch.resume.notice}")

@@ -8,7 +8,7 @@ push the other way; those numbers are in :attr:`Effects.values`.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -31,7 +31,7 @@ from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.prompts.metrics import UNIT
 
-__all__ = ["COLUMNS", "Effects", "joined"]
+__all__ = ["COLUMNS", "Effects", "joined", "require_finite", "resolution"]
 
 COLUMNS = (
     "component", "layer", "kind", "index", "emotion", "effect", "low", "high",
@@ -39,6 +39,22 @@ COLUMNS = (
 )  # fmt: skip
 
 _EPS = float(np.finfo(np.float32).eps)
+
+
+def resolution(clean: NDArray[np.float32]) -> float:
+    """Smallest difference [logits] of metrics of this size that float32 arithmetic can tell from none."""
+    return 64 * _EPS * max(1.0, float(np.abs(clean).max()))
+
+
+def require_finite(values: NDArray[np.float32], components: Sequence[Component], prompts: Sequence[str]) -> None:
+    """Raise MeasurementError naming component and prompt of the first effect that is NaN or infinite."""
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        component, prompt, e = bad[0]
+        raise MeasurementError(
+            f"the effect of {components[component]} on prompt {prompts[prompt]!r} ({EMOTIONS[e]}) is "
+            f"{values[component, prompt, e]}; measure in float32 or drop the prompt"
+        )
 
 
 @dataclass(frozen=True)
@@ -70,18 +86,12 @@ class Effects:
         shape = (len(self.components), len(self.prompts), len(EMOTIONS))
         if self.values.shape != shape or len(self.methods) != shape[0] or self.clean.shape != shape[1:]:
             raise MeasurementError(f"effects have shape {self.values.shape}; expected {shape}")
-        bad = np.argwhere(~np.isfinite(self.values))
-        if len(bad):
-            component, prompt, e = bad[0]
-            raise MeasurementError(
-                f"the effect of {self.components[component]} on prompt {self.prompts.ids[prompt]!r} ({EMOTIONS[e]}) is "
-                f"{self.values[component, prompt, e]}; measure in float32 or drop the prompt"
-            )
+        require_finite(self.values, self.components, self.prompts.ids)
 
     @property
     def resolution(self) -> float:
         """Smallest effect [logits] that float32 arithmetic can tell from none."""
-        return 64 * _EPS * max(1.0, float(np.abs(self.clean).max()))
+        return resolution(self.clean)
 
     def on(self, prompts: Prompts) -> Effects:
         """The same effects on fewer prompts.

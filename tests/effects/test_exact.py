@@ -10,10 +10,12 @@ import pytest
 import torch
 from conftest import tiny_rows
 from effects.naive import Naive
-from families import ANSWERS, CORE, EXPERTS, FAMILIES, REPLAYED
+from families import ANSWERS, CORE, EXPERTS, FAMILIES, REPLAYED, load_family
 
 from circuits.effects import batch
-from circuits.effects.kinds import Ablation, Positions
+from circuits.effects import measure as measure_module
+from circuits.effects.exact import Exact
+from circuits.effects.kinds import Ablation, Method, Positions
 from circuits.effects.measure import measure
 from circuits.errors import MeasurementError
 from circuits.model import ways as ways_module
@@ -198,3 +200,58 @@ def test_inference_leaves_no_gradients(model_of, tiny_prompts):
     measure(model, tiny_prompts, ["L0H0"])
     assert torch.is_grad_enabled() is before
     assert all(p.grad is None for p in model.bridge.parameters())
+
+
+def test_a_metric_that_nothing_moves_is_an_error(tmp_path, tiny_prompts, monkeypatch):
+    """All answer words have the same unembedding column: the logit differences are zero on every text."""
+    model = load_family(tmp_path, "gpt2")
+    with torch.no_grad():
+        embedding = model.bridge.unembed.original_component.weight
+        ids = [model.tokenizer.convert_tokens_to_ids(word) for words in ANSWERS.values() for word in words]
+        embedding[ids] = embedding[ids[0]].clone()
+    with pytest.raises(MeasurementError, match=r"the metric of anger is -?[0-9.e-]+ on each of 36 prompts of 'tiny'"):
+        measure(model, tiny_prompts, "heads")
+    monkeypatch.setattr(batch, "_FLOATS_CPU", 1)  # one scenario a batch: the others are looked at before it is said
+    with pytest.raises(MeasurementError, match="on each of 36 prompts"):
+        measure(model, tiny_prompts, "heads")
+
+
+def test_one_batch_of_equal_texts_says_nothing_about_the_metric(model_of, monkeypatch):
+    rows = tiny_rows(2)
+    for row in rows[:6]:
+        row["text"] = "the dog saw Tom felt"
+    prompts = Prompts.of(rows, name="mixed", answers=ANSWERS)
+    monkeypatch.setattr(batch, "_FLOATS_CPU", 1)
+    assert len(batch.Plan.of(model_of("gpt2"), prompts, Ablation.ZERO)) == 2
+    assert measure(model_of("gpt2"), prompts, ["L0H0"], ablation="zero").values.shape == (1, 12, 6)
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_an_effect_that_is_no_number_is_named_and_never_averaged(method, model_of, tiny_prompts, monkeypatch):
+    """The read-out gives infinity where one text is ablated, as an overflow would; its clean run stays whole."""
+    model, wanted = model_of("gpt2"), tiny_prompts.ids[7]
+    original = measure_module._numpy
+
+    def broken(tensor: torch.Tensor) -> np.ndarray:
+        found = original(tensor)
+        if found.ndim == 3:
+            found = found.copy()
+            found[min(1, len(found) - 1), 7, 2] = np.nan
+        return found
+
+    monkeypatch.setattr(measure_module, "_numpy", broken)
+    with pytest.raises(MeasurementError, match=rf"the effect of \S+ on prompt '{wanted}' \(fear\) is nan"):
+        measure(model, tiny_prompts, ["L0H0", "L0H1"], method=method)
+
+
+@pytest.mark.parametrize("positions", list(Positions))
+def test_so_it_is_where_it_arises(positions, model_of, tiny_prompts):
+    """Inside the exact engine, before a chunk leaves it: an infinite replacement of one head on one text."""
+    plan = batch.Plan.of(model_of("llama"), tiny_prompts, Ablation.MEAN_SCENARIO)
+    whole = next(plan.batches())
+    row = int(np.flatnonzero(whole.rows == 7)[0])
+    whole.replaced.z[1][row, :, 2] = float("inf")
+    with pytest.raises(
+        MeasurementError, match=rf"the effect of L1H2 on prompt '{tiny_prompts.ids[7]}' \(anger\) is nan"
+    ):
+        Exact(whole, positions).effects(plan.model.heads, lambda places, found: None)
