@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup discover onset geometry embedded-model test test-quick lint clean
+.PHONY: help setup discover onset geometry benchmark calibration families embedded-model test test-quick lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -36,6 +36,15 @@ onset: $(STAMP) ## where in the model is each emotion first decodable?
 
 geometry: $(STAMP) ## how do the six directions lie to each other, layer by layer?
 	@$(BIN)/python experiments/geometry.py $(ARGS)
+
+benchmark: $(STAMP) ## exact effects beside one hooked forward a component: benchmarks/results.json (about 20 minutes)
+	@$(BIN)/python experiments/benchmark.py $(ARGS)
+
+calibration: $(STAMP) ## do p-values and intervals keep what they promise? benchmarks/calibration.json
+	@$(BIN)/python experiments/calibration.py $(ARGS)
+
+families: $(STAMP) ## laws and exact effects against naive hooks in every family: docs/families.md
+	@$(BIN)/python experiments/families.py $(ARGS)
 
 embedded-model: $(STAMP) ## train the embedded model again (about 20 minutes on two idle cores)
 	@$(BIN)/python experiments/embedded_model.py $(ARGS)

@@ -29,7 +29,7 @@ from circuits.effects.batch import Batch
 from circuits.effects.kinds import Positions
 from circuits.model.resuming import Instead, Trace
 from circuits.model.sites import Kind
-from circuits.prompts.emotions import EMOTIONS
+from circuits.prompts.emotions import EMOTIONS, Emotion
 
 __all__ = ["Place", "Scores", "by_position", "first_order", "integrated_activations", "integrated_inputs"]
 
@@ -42,10 +42,12 @@ Scores = dict[Place, Float[Tensor, "_component prompt emotion"]]
 _BATCHED_FLOATS = 3_000_000
 
 
-def first_order(batch: Batch, positions: Positions, places: Iterable[Place]) -> Scores:
-    """AtP effects [logits] at the clean run."""
+def first_order(
+    batch: Batch, positions: Positions, places: Iterable[Place], emotions: Sequence[Emotion] = EMOTIONS
+) -> Scores:
+    """AtP effects [logits] at the clean run; the last axis is ``emotions``, one backward each."""
     trace = batch.resume.trace(_leaf(batch.run.pre[0]))
-    return _scored(batch, positions, trace, list(places))
+    return _scored(batch, positions, trace, list(places), emotions)
 
 
 def integrated_inputs(batch: Batch, positions: Positions, places: Iterable[Place], steps: int) -> Scores:
@@ -120,14 +122,16 @@ def _gradients(batch: Batch, trace: Trace, tensors: Sequence[Tensor]) -> list[Fl
     return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
-def _scored(batch: Batch, positions: Positions, trace: Trace, places: Sequence[Place]) -> Scores:
+def _scored(
+    batch: Batch, positions: Positions, trace: Trace, places: Sequence[Place], emotions: Sequence[Emotion] = EMOTIONS
+) -> Scores:
     tensors = [_tensor(trace, place) for place in places]
     with torch.enable_grad():
         metric = batch.readout(trace.final)
     changes = [_change(batch, positions, place, t.shape[1]) for place, t in zip(places, tensors, strict=True)]
     found: dict[Place, list[Tensor]] = {place: [] for place in places}
-    for e in EMOTIONS:
-        last = e.column == len(EMOTIONS) - 1
+    for e in emotions:
+        last = e is emotions[-1]
         gradients = torch.autograd.grad(metric[:, e.column].sum(), tensors, retain_graph=not last)
         for place, change, gradient in zip(places, changes, gradients, strict=True):
             found[place].append(_summed(place[0], change, gradient))

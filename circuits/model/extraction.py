@@ -76,24 +76,25 @@ def block_of(model: Model, layer: int, run: Recording) -> PlainBlock:
     bare = _read(model, layer)
     close = CLOSE[model.dtype]
     stream, real = run.pre[layer], run.tokens.mask.bool()
-    worst: list[str] = []
+    worst: list[tuple[float, str]] = []
 
     def same(what: str, found: Tensor, wanted: Tensor) -> bool:
         error = deviation(found[real], wanted[real])
         if error > close:
-            worst.append(f"{what} off by {error:.1g}")
+            worst.append((error, f"{what} off by {error:.1g}"))
         return error <= close
 
     z = run.streams.z[layer]
     for candidate in _attentions(model, bare, layer, run):
         around = surroundings(run, layer, candidate.rotation)
-        if same(f"heads, {candidate.rotation}", candidate.mixed(stream[None], around)[0], z):
+        if same(f"heads with rotation {candidate.rotation}", candidate.mixed(stream[None], around)[0], z):
             break
     else:
-        raise NoFit(f"layer {layer}: {'; '.join(worst) or 'no way to read its attention'}")
+        tried = f": {min(worst)[1]}" if worst else ""
+        raise NoFit(f"layer {layer}: its attention follows no known convention{tried}")
     attn_out = candidate.behind(True, candidate.summed(z))
     if not same("attention output", attn_out, run.streams.attn_out[layer]):
-        raise NoFit(f"layer {layer}: {worst[-1]}")
+        raise NoFit(f"layer {layer}: {worst[-1][1]}")
     read = run.mid[layer] if bare.sequential else stream
     for activation in ACTIVATIONS:
         whole = replace(candidate, activation=activation)
@@ -102,7 +103,7 @@ def block_of(model: Model, layer: int, run: Recording) -> PlainBlock:
     else:
         raise NoFit(f"layer {layer}: neurons match no known activation")
     if not same("block", whole(stream[None], around)[0], run.pre[layer + 1]):
-        raise NoFit(f"layer {layer}: {worst[-1]}")
+        raise NoFit(f"layer {layer}: {worst[-1][1]}")
     return whole
 
 
