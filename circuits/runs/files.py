@@ -134,7 +134,7 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Map
     """A safetensors file; metadata values are stored as JSON texts."""
     from safetensors.numpy import save
 
-    plain = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    plain = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     data = save(plain, metadata={k: jsontext.canonical(_plain(v)) for k, v in metadata.items()})
     # The library writes the metadata in random order; equal contents shall be equal bytes.
     start = 8 + int.from_bytes(data[:8], "little")
