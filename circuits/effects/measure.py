@@ -131,6 +131,8 @@ def measure(
                 step(shard.price)
             if "error" in found:
                 task.errors.append(found["error"])
+            if "notice" in found:
+                task.notices.append(found["notice"].tobytes().decode("utf-8", "replace"))
             values[np.ix_(shard.places, rows)] = found["values"]
             clean[rows] = found["clean"]
             if not varies:
@@ -329,9 +331,11 @@ class _Task:
             self._all_at_once(batch, some, values)
             require_finite(values, some, batch.prompts.ids)  # before anyone keeps them
             step(shard.price)
+        made: dict[str, NDArray[Any]] = {"values": values, "clean": _numpy(batch.clean)}
         if self.method is not Method.DIRECT and batch.resume.notice:
-            self.notices.append(f"measured by replaying the model's own blocks: {batch.resume.notice}")
-        made = {"values": values, "clean": _numpy(batch.clean)}
+            # Kept with the numbers, so that a resumed measurement says what an uninterrupted one does.
+            notice = f"measured by replaying the model's own blocks: {batch.resume.notice}"
+            made["notice"] = np.frombuffer(notice.encode(), dtype=np.uint8)
         if self._arithmetic is Arithmetic.BFLOAT16:
             made["error"] = self._error(batch, some, values)
         return made

@@ -274,6 +274,14 @@ def test_nothing_changes_when_the_same_is_asked_again(model: Model, tmp_path: Pa
     assert store.asked == asked * 4
 
 
+def test_what_the_reader_should_know_is_kept_with_the_numbers(model_of: Callable[[str], Model]) -> None:
+    store, replayed = Kept(), model_of("bloom")
+    first, again = (measure(replayed, prompts_of(), ("L0H1", "L1H2"), store=store) for _ in range(2))
+    assert store.made == 1
+    assert "measured by replaying the model's own blocks" in first.notices[0]
+    assert again.notices == first.notices
+
+
 ANOTHER_TEXT = str(tiny_rows(2)[0]["text"]).replace("Tom felt", "Mia felt")
 OTHER_ANSWERS = {**ANSWERS, "fear": ["sad"], "sadness": ["afraid"]}
 
