@@ -25,6 +25,7 @@ from circuits.errors import CircuitsError, ModelLoadError, UnsupportedModelError
 from circuits.model.anatomy import Capabilities, Model
 from circuits.model.laws import check, short_prompt
 from circuits.model.machine import keep_memory
+from circuits.model.sizes import experts
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -36,7 +37,6 @@ EMBEDDED = "embedded"
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _RECURRENT = ("mamba", "rwkv", "recurrent", "jamba", "bamba", "zamba", "falcon_h1", "hyena", "lfm2", "xlstm", "retnet")
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _PROBE_SECONDS = 3.0
 
 
@@ -263,12 +263,6 @@ def _require_supported(name: str, config: Any) -> None:
         )
 
 
-def _experts(config: Any) -> bool:
-    """Whether MLPs are mixtures of experts."""
-    counts = (getattr(config, key, None) for key in _EXPERTS)
-    return any(isinstance(count, int) and count > 1 for count in counts)
-
-
 def _wrapped(name: str, location: str, original: Any, tokenizer: Any, dtype: torch.dtype) -> TransformerBridge:
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -296,7 +290,7 @@ def _examined(bridge: Any, *, name: str, reference: torch.Tensor | None) -> Mode
             )
     hooks = set(bridge.hook_dict)
     original = getattr(bridge, "original_model", None)
-    dense = not _experts(original.config.get_text_config()) if original is not None else True
+    dense = not experts(original.config.get_text_config()) if original is not None else True
     first = bridge.blocks[0]
     for layer, block in enumerate(bridge.blocks):
         for place in ("attn.hook_z", *(["mlp.hook_post"] if dense else []), "hook_attn_out", "hook_mlp_out"):

@@ -11,7 +11,9 @@ from typing import Any
 
 from circuits.errors import ModelLoadError, UnsupportedModelError
 
-__all__ = ["SHAPES", "Sizes", "sizes_of", "token_counts"]
+__all__ = ["SHAPES", "Sizes", "experts", "sizes_of", "token_counts"]
+
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,12 @@ def token_counts(directory: str, texts: Sequence[str]) -> list[int]:
     return [len(tokenizer(text)["input_ids"]) for text in texts]
 
 
+def experts(config: Any) -> bool:
+    """Whether MLPs are mixtures of experts, by a model's configuration."""
+    counts = (getattr(config, key, None) for key in _EXPERTS)
+    return any(isinstance(count, int) and count > 1 for count in counts)
+
+
 def _counted(name: str, config: Any, weights: Mapping[str, tuple[int, ...]]) -> Sizes:
     def first(*keys: str) -> int | None:
         for key in keys:
@@ -103,6 +111,9 @@ def _counted(name: str, config: Any, weights: Mapping[str, tuple[int, ...]]) -> 
         raise UnsupportedModelError(
             f"{name!r} ({config.model_type}) names no layers, width or heads; expected a decoder"
         )
+    if experts(config):
+        # Their weights are sometimes as many as a dense MLP's would be.
+        raise UnsupportedModelError(f"{name!r} ({config.model_type}) is a mixture of experts; expected a dense MLP")
     shared = 1 if getattr(config, "multi_query", False) is True else heads
     kv_heads, d_head = first("num_key_value_heads") or shared, first("head_dim") or d_model // heads
     attention = 2 * d_model * (heads + kv_heads) * d_head
