@@ -129,6 +129,6 @@ def price_list(dims: Dims, texts: Texts, rate: float, positions: Positions, *, c
         exact("half-layers, exact", [sublayer(layer, half) for layer in layers for half in Half]),
         exact("heads, exact", [head(layer, i) for layer in layers for i in range(dims.heads)]),
         exact("neurons, exact", [neuron(layer, i) for layer in layers for i in range(dims.d_mlp)]),
-        item("everything, gradient", count, dims.gradient(texts, len(EMOTIONS)), count, held + graph),
-        item("heads and neurons, direct", count - 2 * dims.layers, dims.direct(count, texts), count, held),
+        item("all, gradient", count, dims.gradient(texts, len(EMOTIONS)), count, held + graph),
+        item("direct effects", count - 2 * dims.layers, dims.direct(count, texts), count, held),
     ]

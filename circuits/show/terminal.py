@@ -164,12 +164,12 @@ def show_plan(priced: Priced, console: Console) -> None:
     console.print(f"this machine ({_text(priced.device)}): {amount(priced.rate, 'FLOP/s')}, measured for one second")
     for positions, items in priced.items.items():
         where = "every token" if positions == "all" else "the read-out token only"
-        table = Table(title=f"ablated at {where}", box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
-        for head in ("what", "number", "forwards", "operations", "time", "memory"):
+        table = Table(title=f"ablated at {where}", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left")
+        for head in ("what", "number", "forwards", "FLOP", "time", "memory"):
             table.add_column(head, justify="left" if head == "what" else "right", no_wrap=True)
         for i in items:
             table.add_row(
-                i.what, f"{i.components:,}", f"{i.forwards:,.0f}", amount(i.operations, "FLOP"), duration(i.seconds),
+                i.what, f"{i.components:,}", f"{i.forwards:,.0f}", amount(i.operations, "").strip(), duration(i.seconds),
                 amount(i.memory, "B"),
             )  # fmt: skip
         console.print(table)
