@@ -36,8 +36,7 @@ from circuits.model.reading import capture
 from circuits.model.sites import Component, Kind
 from circuits.prompts.datasets import Prompts, Split
 from circuits.prompts.emotions import EMOTIONS, Emotion
-from circuits.runs import files
-from circuits.runs.directory import MANIFEST, Run, RunWriter, open_run
+from circuits.runs.directory import Run, RunWriter, is_finished, open_run, tidy
 from circuits.runs.sweep import write_effects
 from circuits.settings import Settings
 from circuits.show.report import report
@@ -78,11 +77,12 @@ def discover(
     plans = _plans(model, prompts, settings)
     key = run_key(model, prompts, settings)
     place = Path(directory) if directory is not None else Path("runs") / f"{_slug(model)}-{_slug(prompts)}-{key[:8]}"
-    if os.path.isfile(place / MANIFEST):
-        manifest = files.read_json(place / MANIFEST)
-        if isinstance(manifest, dict) and manifest.get("key") == key and manifest.get("status") == "finished":
-            return open_run(place)
+    if is_finished(place, key):
+        tidy(place)
+        return open_run(place)
     with RunWriter.opened(place, key, _about(model, prompts, settings)) as writer:
+        if writer.finished:  # by another process, since
+            return open_run(place)
         return _Walk(model, prompts, settings, plans, writer, watch or (lambda what, done, total: None)).run()
 
 

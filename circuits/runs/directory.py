@@ -7,6 +7,7 @@ they depend on, so that a killed walk resumes; they are removed when the run is 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -31,11 +32,22 @@ from circuits.prompts.emotions import EMOTIONS, emotion
 from circuits.runs import files
 from circuits.runs.shards import Shards
 
-__all__ = ["FORMAT", "MANIFEST", "Run", "RunWriter", "StoredEffects", "finished_manifest", "open_run"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "Run",
+    "RunWriter",
+    "StoredEffects",
+    "finished_manifest",
+    "is_finished",
+    "open_run",
+    "tidy",
+]
 
 FORMAT = "emotion-circuits-run/1"
 
 MANIFEST = "manifest.json"
+_PARTS = "parts"
 
 
 @dataclass(frozen=True)
@@ -217,13 +229,47 @@ def _require(found: object, wanted: Any, where: str) -> None:
             raise RunError(f"{where}: {key} holds something that is no number; the run was not made by this package")
 
 
+def is_finished(directory: Path, key: str) -> bool:
+    """Whether a directory's manifest says that the run of this key is finished.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    if not os.path.isfile(directory / MANIFEST):
+        return False
+    found = files.read_json(directory / MANIFEST)
+    return isinstance(found, dict) and found.get("key") == key and found.get("status") == "finished"
+
+
+def tidy(directory: Path) -> None:
+    """Remove the parts of a finished run whose writer was killed before it could; where that is impossible they stay."""
+    if (directory / _PARTS).is_dir():
+        with contextlib.suppress(OSError), open(directory / ".lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory / _PARTS, ignore_errors=True)
+
+
+def _require_ours(directory: Path, key: str) -> None:
+    """Raise RunError unless a directory is new, empty, or holds a run of this key."""
+    if os.path.isfile(directory / MANIFEST):
+        found = files.read_json(directory / MANIFEST)
+        theirs = found.get("key") if isinstance(found, dict) else None
+        if theirs != key:
+            raise RunError(
+                f"{directory} holds a run of another model, prompt set, setting or version; "
+                "choose another --out or remove it"
+            )
+    elif _foreign(directory) and not os.path.isfile(directory / MANIFEST):  # it may have appeared meanwhile
+        raise RunError(f"{directory} is not empty and holds no run; choose an empty or new directory")
+
+
 def _foreign(directory: Path) -> bool:
     """Whether a directory holds files that are no run's."""
     try:
         found = list(directory.iterdir()) if os.path.isdir(directory) else []
     except OSError as error:
         raise RunError(f"{directory} cannot be read: {error.strerror}; choose another --out") from error
-    return any(p.name not in (".lock", "parts") and not files.temporary(p) for p in found)
+    return any(p.name not in (".lock", _PARTS) and not files.temporary(p) for p in found)
 
 
 def _digest(path: Path) -> str:
@@ -242,6 +288,7 @@ class RunWriter:
     Attributes:
         directory: the run directory.
         key: hash of everything the run depends on.
+        finished: whether a run of this key lay there finished when the directory was locked.
     """
 
     def __init__(self, directory: Path, key: str, about: Mapping[str, Any], kind: str = FORMAT) -> None:
@@ -250,28 +297,22 @@ class RunWriter:
         self._format = kind
         self._about = dict(about)
         self._files: dict[str, str] = {}
+        self._begun = False
+        self.finished = False
 
     @classmethod
     @contextmanager
     def opened(cls, directory: Path, key: str, about: Mapping[str, Any], kind: str = FORMAT) -> Iterator[RunWriter]:
         """Lock ``directory`` and mark it as running; ``kind`` is the format its manifest names.
 
+        What lies there finished under the same key stays so until something is written.
+
         Raises:
             RunError: it is a file, cannot be written, holds something else, or another process is writing it.
         """
         if os.path.exists(directory) and not directory.is_dir():
             raise RunError(f"the output directory {str(directory)!r} is a file; choose another --out")
-        present = directory / MANIFEST
-        if os.path.isfile(present):
-            found = files.read_json(present)
-            theirs = found.get("key") if isinstance(found, dict) else None
-            if theirs != key:
-                raise RunError(
-                    f"{directory} holds a run of another model, prompt set, setting or version; "
-                    "choose another --out or remove it"
-                )
-        elif _foreign(directory):
-            raise RunError(f"{directory} is not empty and holds no run; choose an empty or new directory")
+        _require_ours(directory, key)  # before anything is made there
         try:
             directory.mkdir(parents=True, exist_ok=True)
             lock = open(directory / ".lock", "a")  # noqa: SIM115 - held until the end
@@ -282,9 +323,12 @@ class RunWriter:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RunError(f"another process is writing {directory}; wait for it or choose another --out") from None
+            _require_ours(directory, key)  # again: another process may have written there since
             files.sweep(directory)
             writer = cls(directory, key, about, kind)
-            writer._manifest("running", {})
+            writer.finished = is_finished(directory, key)
+            if not writer.finished:
+                writer._begin()
             yield writer
 
     def json(self, name: str, value: object) -> None:
@@ -310,7 +354,7 @@ class RunWriter:
     @property
     def shards(self) -> Shards:
         """Where intermediate measurements are kept, each under everything it depends on."""
-        return Shards(self.directory / "parts")
+        return Shards(self.directory / _PARTS)
 
     def finish(self, extra: Mapping[str, Any]) -> Run:
         """Write the final manifest and drop the intermediate parts."""
@@ -319,7 +363,7 @@ class RunWriter:
     def close(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         """Write the final manifest, drop the intermediate parts, and give the manifest back."""
         self._manifest("finished", {**extra, "files": dict(sorted(self._files.items()))})
-        shutil.rmtree(self.directory / "parts", ignore_errors=True)
+        shutil.rmtree(self.directory / _PARTS, ignore_errors=True)
         manifest: dict[str, Any] = files.read_json(self.directory / MANIFEST)
         return manifest
 
@@ -327,8 +371,16 @@ class RunWriter:
         value = {"format": self._format, "status": status, "key": self.key, **self._about, **extra}
         files.write_json(self.directory / MANIFEST, value)
 
+    def _begin(self) -> None:
+        """Mark the directory as running, once."""
+        if not self._begun:
+            self._manifest("running", {})
+            self._begun = True
+
     def _path(self, name: str) -> Path:
+        """Where a file is about to be written."""
+        self._begin()
         return files.inside(self.directory, name)
 
     def _done(self, name: str) -> None:
-        self._files[name] = _digest(self._path(name))
+        self._files[name] = _digest(files.inside(self.directory, name))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from circuits import jsontext
 from circuits.prompts.emotions import EMOTIONS
 from circuits.runs import files
-from circuits.runs.directory import MANIFEST, RunWriter, StoredEffects, finished_manifest
+from circuits.runs.directory import RunWriter, StoredEffects, finished_manifest, is_finished, tidy
 
 if TYPE_CHECKING:
     from circuits.effects.kinds import Ablation, Arithmetic, Method, Positions
@@ -105,15 +105,16 @@ def sweep(
     names = [c.name for c in wanted]
     key = jsontext.fingerprint({"asked": asked, "components": names, "prompts": prompts.fingerprint, "with": made_with})
     place = Path(directory)
-    if os.path.isfile(place / MANIFEST):
-        found = files.read_json(place / MANIFEST)
-        if isinstance(found, dict) and found.get("key") == key and found.get("status") == "finished":
-            return open_sweep(place)
+    if is_finished(place, key):
+        tidy(place)
+        return open_sweep(place)
     about = {
         "model": {"name": model.name}, "asked": asked, "with": made_with, "engine": engine(model),
         "prompts": {"name": prompts.name, "fingerprint": prompts.fingerprint, "rows": len(prompts)},
     }  # fmt: skip
     with RunWriter.opened(place, key, about, FORMAT) as writer:
+        if writer.finished:  # by another process, since
+            return open_sweep(place)
         start = time.perf_counter()
         effects = measure(
             model, prompts, wanted, method=method, ablation=ablation, positions=positions, steps=steps,
