@@ -271,7 +271,7 @@ class _Walk:
         self.watch(name, 0, 1)
         start = time.perf_counter()
         yield
-        self.times[name] = time.perf_counter() - start
+        self.times[name] = max(0.0, time.perf_counter() - start)
 
 
 def _best(screen: Effects, verified: Effects | None) -> list[Effects]:

@@ -122,7 +122,7 @@ def sweep(
         )  # fmt: skip
         writer.table("effects.parquet", effects.table)
         write_effects(writer, effects)
-        seconds = round(time.perf_counter() - start, 3)
+        seconds = round(max(0.0, time.perf_counter() - start), 3)  # a clock may be set back
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         answers = {str(e): list(ids) for e, ids in effects.answers.items()}
         extra = {
