@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup discover onset geometry benchmark calibration families embedded-model test test-quick lint clean
+.PHONY: help setup discover onset geometry benchmark calibration families embedded-model test test-quick drills lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -54,6 +54,10 @@ test: lint ## lint, types and all tests
 
 test-quick: $(STAMP) ## the tests that take seconds
 	@$(BIN)/python -m pytest -q -m "not slow and not wheel"
+
+drills: $(STAMP) ## kill, starve and corrupt sweeps at length (200 kills)
+	@CIRCUITS_DRILL_KILLS=200 $(BIN)/python -m pytest -q -s tests/runs/test_kills.py tests/runs/test_disk.py \
+		tests/runs/test_sweep.py tests/runs/test_shards.py
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
