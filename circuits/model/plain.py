@@ -64,7 +64,7 @@ class Linears:
     """Several linear maps of the same input; with ``fused`` one matrix product if they are small enough to be copied.
 
     Attributes:
-        parts: weight ``[d_model, out]`` and bias of every map.
+        parts: weight ``[d_model, out]`` and bias of every map; of the copy, where there is one.
         pieces: the same as the matrix products that are made.
     """
 
@@ -74,6 +74,11 @@ class Linears:
         first = self.parts[0][0]
         self._fused = fused and self._ends[-1] * first.shape[0] * first.element_size() <= _FUSED_BYTES
         self.pieces = (self._together(),) if self._fused else self.parts
+        if self._fused:
+            # Whoever asks for one map reads the copy as well: were some to read the weights themselves, a clean run could be
+            # reproduced from what was written to them since, and its changes answered from what was not.
+            (weight, bias), ends = self.pieces[0], list(zip(self._ends, self._ends[1:], strict=False))
+            self.parts = tuple((weight[:, a:b], None if bias is None else bias[a:b]) for a, b in ends)
 
     def _together(self) -> tuple[Tensor, Tensor | None]:
         weight = torch.cat([weight for weight, _ in self.parts], 1)
