@@ -123,6 +123,7 @@ class Model:
         self.device: torch.device = parameter.device
         self.dtype: torch.dtype = parameter.dtype
         self.tokenizer = bridge.tokenizer
+        self._fingerprint: tuple[tuple[tuple[int, int], ...], str] | None = None
 
     @cached_property
     def mlp_width(self) -> int:
@@ -145,9 +146,19 @@ class Model:
             f"d_model {self.d_model}, {self.dtype}, {self.device})"
         )
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 over parameters, configuration and the tokenizer's vocabulary: what the numbers depend on."""
+        """SHA-256 over parameters, configuration and the tokenizer's vocabulary: what the numbers depend on.
+
+        Taken again when a weight was written to (torch counts the writes, but for those that go through ``.data``).
+        """
+        weights = self.bridge.original_model.state_dict().values()
+        stamp = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in weights)
+        if self._fingerprint is None or self._fingerprint[0] != stamp:
+            self._fingerprint = stamp, self._digest()
+        return self._fingerprint[1]
+
+    def _digest(self) -> str:
         digest = hashlib.sha256()
         for key, value in sorted(self.bridge.original_model.state_dict().items()):
             # The bridge wraps modules; its own infix is no property of the weights.
