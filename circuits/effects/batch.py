@@ -61,7 +61,7 @@ class Batch:
     @cached_property
     def resume_narrow(self) -> Resumer:
         """The same in bfloat16."""
-        return resumer_in(self.model, self.run, torch.bfloat16)
+        return resumer_in(self.resume, torch.bfloat16)
 
     def where(self, positions: Positions) -> Float[Tensor, "prompt pos"]:
         """1 where an ablation applies: every real token, or the read-out token."""

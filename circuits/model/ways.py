@@ -46,7 +46,6 @@ class Ways:
 
 
 _FOUND: WeakKeyDictionary[Model, Ways] = WeakKeyDictionary()
-_CAST: WeakKeyDictionary[Model, dict[torch.dtype, tuple[PlainBlock, ...]]] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -62,20 +61,21 @@ def resumer(model: Model, run: Recording) -> Resumer:
 
 
 @torch.no_grad()
-def resumer_in(model: Model, run: Recording, dtype: torch.dtype) -> Resumer:
-    """The plain way in another precision.
+def resumer_in(exact: Resumer, dtype: torch.dtype) -> Resumer:
+    """A clean run's plain way in another precision, from blocks that were seen to reproduce this very run in its own.
+
+    They are cast each time: a copy kept would not know of weights that were changed, and half precision is too coarse to tell.
 
     Raises:
-        UnsupportedModelError: the model is replayed, which knows its own precision only, or does not survive the other.
+        UnsupportedModelError: the run is replayed, which knows its own precision only, or does not survive the other.
     """
-    found = ways(model)
-    if found.blocks is None:
-        raise UnsupportedModelError(f"{model.name} cannot be measured in {dtype}: {found.reason}; measure in float32")
-    blocks = _CAST.setdefault(model, {}).setdefault(dtype, tuple(block.to(dtype) for block in found.blocks))
+    name = exact.model.name
+    if not isinstance(exact, PlainRun):
+        raise UnsupportedModelError(f"{name} cannot be measured in {dtype}: {exact.notice}; measure in float32")
     try:
-        return PlainRun(model, run.to(dtype), blocks)
+        return PlainRun(exact.model, exact.run.to(dtype), tuple(block.to(dtype) for block in exact.blocks))
     except NoFit as why:
-        raise UnsupportedModelError(f"{model.name} cannot be measured in {dtype}: {why}; measure in float32") from None
+        raise UnsupportedModelError(f"{name} cannot be measured in {dtype}: {why}; measure in float32") from None
 
 
 @torch.no_grad()
