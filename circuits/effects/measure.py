@@ -34,7 +34,17 @@ from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 from circuits.versions import code, versions
 
-__all__ = ["STEPS", "Progress", "Store", "engine", "measure", "measure_positions", "measured_with", "price"]
+__all__ = [
+    "STEPS",
+    "Progress",
+    "Store",
+    "engine",
+    "measure",
+    "measure_positions",
+    "measured_with",
+    "price",
+    "require_sense",
+]
 
 Progress = Callable[[int, int], None]
 """Called with (work done, work in all) as work goes on, in floating-point operations: what is left is in proportion to time."""
@@ -97,13 +107,11 @@ def measure(
     """
     method, ablation = member(Method, method), member(Ablation, ablation)
     positions = member(Positions, positions)
-    if steps < 1:
-        raise SettingsError(f"steps is {steps}; expected at least one midpoint")
     if method is Method.DIRECT:
         positions = Positions.READOUT
     wanted = model.components(components)
     narrow = member(Arithmetic, arithmetic) is Arithmetic.BFLOAT16
-    _require_precise(model, wanted, method, narrow)
+    require_sense(model, wanted, method, steps=steps, narrow=narrow)
     plan = Plan.of(model, prompts, ablation, readout=readout)
     task = _Task(plan, wanted, method, positions, steps, narrow=narrow)
     values = np.zeros((len(wanted), len(prompts), len(EMOTIONS)), dtype=np.float32)
@@ -179,8 +187,12 @@ def _require_varying(plan: Plan, first: NDArray[np.float32]) -> None:
 _SAMPLED = 6
 
 
-def _require_precise(model: Model, wanted: tuple[Component, ...], method: Method, narrow: bool) -> None:
-    """Raise SettingsError where rounding would drown what is asked for."""
+def require_sense(
+    model: Model, wanted: tuple[Component, ...], method: Method, *, steps: int = STEPS, narrow: bool = False
+) -> None:
+    """Raise SettingsError where there is no step, or where rounding would drown what is asked for."""
+    if steps < 1:
+        raise SettingsError(f"steps is {steps}; expected at least one midpoint")
     if narrow and method is not Method.EXACT:
         raise SettingsError(
             f"arithmetic is bfloat16 and method {method}; expected exact: the others cost no more in float32"
@@ -216,7 +228,7 @@ def measure_positions(
     wanted = model.components(components)
     plan = Plan.of(model, prompts, member(Ablation, ablation))
     where = member(Positions, positions)
-    _require_precise(model, wanted, Method.GRADIENT, narrow=False)
+    require_sense(model, wanted, Method.GRADIENT)
     values = np.full((len(wanted), len(prompts), int(plan.lengths.max()), len(EMOTIONS)), np.nan, dtype=np.float32)
     by_place: dict[Place, list[int]] = {}
     for i, component in enumerate(wanted):

@@ -93,7 +93,7 @@ def sweep(
         ComponentError, MeasurementError, AnswerError, SettingsError: see :func:`circuits.measure`.
     """
     from circuits.effects.kinds import Ablation, Arithmetic, Method, Positions, member
-    from circuits.effects.measure import engine, measure, measured_with
+    from circuits.effects.measure import engine, measure, measured_with, require_sense
 
     wanted = model.components(components)
     asked = {
@@ -101,6 +101,9 @@ def sweep(
         "positions": str(member(Positions, positions)), "steps": steps, "components": len(wanted),
         "arithmetic": str(member(Arithmetic, arithmetic)),
     }  # fmt: skip
+    # Before anything is written: what is refused leaves no directory behind.
+    narrow = asked["arithmetic"] == Arithmetic.BFLOAT16
+    require_sense(model, wanted, member(Method, method), steps=steps, narrow=narrow)
     made_with = measured_with(model)
     names = [c.name for c in wanted]
     key = jsontext.fingerprint({"asked": asked, "components": names, "prompts": prompts.fingerprint, "with": made_with})

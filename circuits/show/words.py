@@ -35,7 +35,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:,.0f} days"
 
 
-def amount(value: float, unit: str) -> str:
+def amount(value: int | float, unit: str) -> str:
     """``1.3 GB``, ``450 TFLOP``: three digits at most, powers of a thousand."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if abs(value) < 1000:
