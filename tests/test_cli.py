@@ -103,9 +103,9 @@ def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
 
 def test_help_names_every_command_with_an_example(circuits: Circuits) -> None:
     shown = circuits("--help").out
-    for command in ("discover", "show", "check", "prompts"):
+    for command in ("discover", "measure", "plan", "show", "check", "prompts"):
         assert command in shown
-        assert "Example: circuits" in circuits(command, "--help").out
+        assert re.search("Examples?: circuits", circuits(command, "--help").out)
 
 
 def test_no_words_show_the_help_and_unknown_ones_are_refused(circuits: Circuits) -> None:
@@ -156,6 +156,35 @@ BAD: list[tuple[str, Callable[[Path], tuple[object, ...]], str]] = [
     ("discover", lambda d: ("--answers", bad_line(d / "x.json")), "answer words for anger are None"),
     ("discover", lambda d: ("--model", d / "nowhere"), "is not a directory"),
     ("discover", lambda d: ("--model", ""), "the model name is empty"),
+    (
+        "measure",
+        lambda d: ("--components", "L9H0", "--out", d / "o"),
+        "embedded has no component L9H0; expected layers 0-",
+    ),
+    ("measure", lambda d: ("--components", "L0H1,L0H1", "--out", d / "o"), "L0H1 is listed twice"),
+    ("measure", lambda d: ("--components", "everything", "--out", d / "o"), "'everything'"),
+    (
+        "measure",
+        lambda d: ("--method", "guess", "--out", d / "o"),
+        "method is 'guess'; expected one of exact, gradient",
+    ),
+    ("measure", lambda d: ("--positions", "first"), "positions is 'first'; expected one of all, readout"),
+    ("measure", lambda d: ("--ablation", "noise"), "ablation is 'noise'; expected one of zero, mean, mean_scenario"),
+    ("measure", lambda d: ("--arithmetic", "int8", "--out", d / "o"), "arithmetic is 'int8'; expected one of float32"),
+    (
+        "measure",
+        lambda d: ("--method", "ig_inputs", "--steps", "0", "--out", d / "o"),
+        "steps is 0; expected at least one",
+    ),
+    (
+        "plan",
+        lambda d: ("--shape", "nonsense"),
+        "'nonsense' is no directory with a config.json; .*gpt2-small, .*llama-3",
+    ),
+    ("plan", lambda d: ("--shape", "gpt2-small", "--texts", "24"), "texts are '24'; expected how many and how long"),
+    ("plan", lambda d: ("--model", d), "is no directory with a config.json"),
+    ("plan", lambda d: ("--prompts", d / "nowhere"), "no prompt file"),
+    ("plan", lambda d: ("--device", "tpu9"), "device 'tpu9' cannot be used"),
 ]
 
 
@@ -171,6 +200,7 @@ def test_bad_input_is_one_readable_line_and_status_2(
     assert found.out == ""
     assert found.err.endswith("\n")
     assert found.err.replace("\n", "").isprintable()
+    assert not (tmp_path / "o").exists()
 
 
 def test_an_output_that_is_a_file_is_refused(model: Path, prompts: Path, circuits: Circuits, tmp_path: Path) -> None:
