@@ -16,7 +16,7 @@ import pytest
 from conftest import tiny_rows
 from families import ANSWERS
 
-from circuits.effects import measure as measuring
+from circuits.effects import task as measuring
 from circuits.prompts.datasets import Prompts
 from circuits.runs import directory as directories
 from circuits.runs import files
@@ -48,14 +48,14 @@ def contents(place: Path) -> dict[str, Any]:
 def counted() -> Iterator[list[str]]:
     """Names of the shards that are made meanwhile, as their files are called."""
     made: list[str] = []
-    right = measuring._Task.made
+    right = measuring.Task.made
 
     def spy(task: Any, shard: Any, *rest: Any) -> Any:
         made.append(Shards(Path()).path(task.key(shard)).name)
         return right(task, shard, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring._Task, "made", spy)
+        patch.setattr(measuring.Task, "made", spy)
         yield made
 
 

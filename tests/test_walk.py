@@ -19,7 +19,7 @@ from families import ANSWERS
 
 from circuits import walk
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
-from circuits.effects import measure as measure_module
+from circuits.effects import task as task_module
 from circuits.effects.kinds import Ablation, Positions, member
 from circuits.effects.table import COLUMNS
 from circuits.errors import AnswerError, MeasurementError, PromptError, RunError, SettingsError
@@ -269,7 +269,7 @@ class Interrupted(BaseException):
 def test_an_interrupted_walk_resumes_with_what_it_had(
     limit: int, walked: Walked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure_module, "_SHARD", {"cpu": 10**5})  # several shards a step
+    monkeypatch.setattr(task_module, "_SHARD", {"cpu": 10**5})  # several shards a step
     put, keys, most = Shards.put, [], [10**9]
 
     def counted(self: Shards, key: Any, tensors: Any) -> None:

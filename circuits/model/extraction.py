@@ -8,7 +8,7 @@ because of a name. A model in which some block cannot be reproduced is replayed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -98,13 +98,26 @@ def block_of(model: Model, layer: int, run: Recording) -> PlainBlock:
     read = run.mid[layer] if bare.sequential else stream
     for activation in ACTIVATIONS:
         whole = replace(candidate, activation=activation)
-        if same("neurons", whole.activations(read), run.streams.post[layer]):
+        if same("neurons", whole.activations(read), run.streams.post[layer]) and _alike_far_out(
+            model, layer, activation
+        ):
             break
     else:
         raise NoFit(f"layer {layer}: neurons match no known activation")
     if not same("block", whole(stream[None], around)[0], run.pre[layer + 1]):
         raise NoFit(f"layer {layer}: {worst[-1][1]}")
     return whole
+
+
+def _alike_far_out(model: Model, layer: int, activation: Callable[[Tensor], Tensor]) -> bool:
+    """Whether a nonlinearity is the module's own also where the recorded run never went (some are clipped there)."""
+    original = getattr(model.bridge.blocks[layer].mlp, "original_component", None)
+    names = ("act_fn", "activation_fn", "act", "activation", "act_func", "gelu_impl")
+    own = next((f for f in (getattr(original, name, None) for name in names) if callable(f)), None)
+    if own is None:
+        return True  # nothing to ask; the recorded run has to do
+    x = torch.linspace(-60, 60, 2401, device=model.device, dtype=model.dtype)
+    return deviation(activation(x.clone()), own(x.clone())) <= CLOSE[model.dtype]
 
 
 def _attentions(model: Model, bare: PlainBlock, layer: int, run: Recording) -> Iterator[PlainBlock]:

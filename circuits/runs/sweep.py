@@ -93,7 +93,8 @@ def sweep(
         ComponentError, MeasurementError, AnswerError, SettingsError: see :func:`circuits.measure`.
     """
     from circuits.effects.kinds import Ablation, Arithmetic, Method, Positions, member
-    from circuits.effects.measure import engine, measure, measured_with, require_sense
+    from circuits.effects.measure import engine, measure, require_sense
+    from circuits.effects.task import measured_with
 
     wanted = model.components(components)
     asked = {

@@ -164,7 +164,9 @@ def show_plan(priced: Priced, console: Console) -> None:
     console.print(f"this machine ({_text(priced.device)}): {amount(priced.rate, 'FLOP/s')}, measured for one second")
     for positions, items in priced.items.items():
         where = "every token" if positions == "all" else "the read-out token only"
-        table = Table(title=f"ablated at {where}", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left")
+        table = Table(
+            title=f"ablated at {where}", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left"
+        )
         for head in ("what", "number", "forwards", "FLOP", "time", "memory"):
             table.add_column(head, justify="left" if head == "what" else "right", no_wrap=True)
         for i in items:

@@ -13,7 +13,7 @@ from effects.naive import Naive
 from families import ANSWERS, CORE, EXPERTS, FAMILIES, REPLAYED, load_family
 
 from circuits.effects import batch
-from circuits.effects import measure as measure_module
+from circuits.effects import task as task_module
 from circuits.effects.exact import Exact
 from circuits.effects.kinds import Ablation, Method, Positions
 from circuits.effects.measure import measure
@@ -230,7 +230,7 @@ def test_one_batch_of_equal_texts_says_nothing_about_the_metric(model_of, monkey
 def test_an_effect_that_is_no_number_is_named_and_never_averaged(method, model_of, tiny_prompts, monkeypatch):
     """The read-out gives infinity where one text is ablated, as an overflow would; its clean run stays whole."""
     model, wanted = model_of("gpt2"), tiny_prompts.ids[7]
-    original = measure_module._numpy
+    original = task_module.as_numpy
 
     def broken(tensor: torch.Tensor) -> np.ndarray:
         found = original(tensor)
@@ -239,7 +239,7 @@ def test_an_effect_that_is_no_number_is_named_and_never_averaged(method, model_o
             found[min(1, len(found) - 1), 7, 2] = np.nan
         return found
 
-    monkeypatch.setattr(measure_module, "_numpy", broken)
+    monkeypatch.setattr(task_module, "as_numpy", broken)
     with pytest.raises(MeasurementError, match=rf"the effect of \S+ on prompt '{wanted}' \(fear\) is nan"):
         measure(model, tiny_prompts, ["L0H0", "L0H1"], method=method)
 

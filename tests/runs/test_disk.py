@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sweeps import Disk, contents, counted, few_prompts
 
-from circuits.effects import measure as measuring
+from circuits.effects import task as measuring
 from circuits.errors import RunError
 from circuits.model.anatomy import Model
 from circuits.prompts.datasets import Prompts

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sweeps import contents, few_prompts, forked
 
-from circuits.effects import measure as measuring
+from circuits.effects import task as measuring
 from circuits.model.anatomy import Model
 from circuits.runs import files
 from circuits.runs.shards import Shards
@@ -59,13 +59,13 @@ class Drill:
     def _noting(self) -> None:
         """Write down each shard before it is made, in one write that no kill can tear."""
         log = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        right = measuring._Task.made
+        right = measuring.Task.made
 
         def made(task: Any, shard: Any, *rest: Any) -> Any:
             os.write(log, f"{os.getpid()} {Shards(Path()).path(task.key(shard)).name}\n".encode())
             return right(task, shard, *rest)
 
-        measuring._Task.made = made  # type: ignore[method-assign]
+        measuring.Task.made = made  # type: ignore[method-assign]
 
     def parts(self) -> dict[str, tuple[int, int]]:
         """Whole shards: which file, and when written."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save, save_file
 
 from circuits import jsontext
-from circuits.effects import measure as measuring
+from circuits.effects import task as measuring
 from circuits.effects.measure import measure
 from circuits.effects.table import Effects
 from circuits.errors import MeasurementError, RunError

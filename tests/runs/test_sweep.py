@@ -20,7 +20,8 @@ from families import ANSWERS
 from rich.console import Console
 from sweeps import Disk, contents, few_prompts, forked
 
-from circuits.effects import measure as measuring
+from circuits.effects import measure as measure_module
+from circuits.effects import task as measuring
 from circuits.effects.measure import measure
 from circuits.errors import RunError, SettingsError
 from circuits.model.anatomy import Model
@@ -80,7 +81,7 @@ def test_a_second_call_measures_nothing(
 ) -> None:
     assert contents(sweep(model, prompts, "heads", tmp_path).directory) == whole
     before = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    monkeypatch.setattr(measuring, "measure", lambda *args, **kwargs: pytest.fail("measured again"))
+    monkeypatch.setattr(measure_module, "measure", lambda *args, **kwargs: pytest.fail("measured again"))
     again = sweep(model, prompts, "heads", tmp_path)
     assert not again.fresh
     assert contents(again.directory) == whole
