@@ -20,7 +20,7 @@ import json
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,8 +50,8 @@ FORMAT = "emotion-circuits-benchmark/1"
 TOKENS = 20
 NAIVE = 8
 """Components run naively in a round."""
-OURS = {"S": 256, "M": 96, "L": 24, "embedded": 128}
-"""Neurons run by us in a round; heads are all run."""
+OURS = {"S": (16, 256), "M": (36, 96), "L": (36, 24), "embedded": (16, 128)}
+"""Heads and neurons run by us in a round: all heads but those of L, of which three in each layer on average."""
 
 
 def main(
@@ -131,12 +131,12 @@ def _shape(name: str, model: Model, rate: float, repetitions: int) -> dict[str, 
     (batch,) = plan.batches()
     rng = np.random.default_rng(0)
     chosen = {
-        "heads": (model.heads, _some(rng, model.heads, NAIVE)),
-        "neurons": (ours := _some(rng, model.neurons, OURS[name]), _some(rng, ours, NAIVE)),
+        kind: (ours := _some(rng, components, count), _some(rng, ours, NAIVE))
+        for kind, components, count in zip(("heads", "neurons"), (model.heads, model.neurons), OURS[name], strict=True)
     }
     rows = [
-        _row(batch, plan.texts(), kind, *chosen[kind], positions, rate, repetitions)
-        for kind in chosen for positions in Positions
+        row for positions in Positions
+        for row in _rows(batch, plan.texts(), chosen, positions, rate, repetitions)
     ]  # fmt: skip
     return {
         "what": SHAPES[name][0] if name in SHAPES else "the embedded model", "way": ways(model).name,
@@ -151,34 +151,45 @@ def _some(rng: np.random.Generator, components: Sequence[Component], count: int)
     return tuple(components[i] for i in sorted(places))
 
 
-def _row(
-    batch: Batch, texts: Texts, kind: str, ours: Sequence[Component], slow: Sequence[Component], positions: Positions,
+def _rows(
+    batch: Batch, texts: Texts, chosen: Mapping[str, tuple[Sequence[Component], Sequence[Component]]], positions: Positions,
     rate: float, repetitions: int,
-) -> dict[str, Any]:  # fmt: skip
-    """One kind at one sort of positions: the naive way and ours in turns."""
-    exact = Exact(batch, positions)
-    found = {}
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Every kind at one sort of positions: the naive way and ours in turns."""
+    exact, rows, largest = Exact(batch, positions), [], 0.0
+    for kind, (ours, slow) in chosen.items():
+        found: dict[Component, torch.Tensor] = {}
 
-    def sweep() -> None:
-        exact.effects(ours, lambda places, values: found.update(zip([ours[p] for p in places], values, strict=True)))
+        def take(places: list[int], values: torch.Tensor, ours: Any = ours, found: Any = found) -> None:
+            found.update(zip([ours[p] for p in places], values, strict=True))
 
-    seconds = interleaved({"naive": lambda: naive.hooked(batch, slow, positions), "ours": sweep}, repetitions)
-    each = {"naive": [t / len(slow) for t in seconds["naive"]], "ours": [t / len(ours) for t in seconds["ours"]]}
-    wanted = naive.hooked(batch, slow, positions)
-    largest = torch.stack(list(found.values())).abs().max()
-    difference = float((torch.stack([found[c] for c in slow]) - wanted).abs().max() / largest)
-    operations = sum(Dims.of(batch.model).sweep(ours, texts, positions))
-    _, before, most = peak(sweep)
-    whole = len(batch.model.components(kind))
-    return {
-        "components": kind, "positions": str(positions), "number": whole, "ours_sampled": len(ours), "naive_sampled": len(slow),
-        "naive_seconds_each": Spread.of(each["naive"]).as_json(), "ours_seconds_each": Spread.of(each["ours"]).as_json(),
-        "ratio": Spread.of([n / o for n, o in zip(each["naive"], each["ours"], strict=True)]).as_json(),
-        "all_naive_seconds": Spread.of(each["naive"]).median * whole,
-        "all_ours_seconds": Spread.of(each["ours"]).median * whole,
-        "difference": difference, "share_of_matrix_rate": operations / Spread.of(seconds["ours"]).median / rate,
-        "memory_added": most - before, "memory_peak": most,
-    }  # fmt: skip
+        def sweep(ours: Any = ours, take: Any = take) -> None:
+            exact.effects(ours, take)
+
+        def naively(slow: Any = slow) -> torch.Tensor:
+            return naive.hooked(batch, slow, positions)
+
+        seconds = interleaved({"naive": naively, "ours": sweep}, repetitions)
+        each = {"naive": [t / len(slow) for t in seconds["naive"]], "ours": [t / len(ours) for t in seconds["ours"]]}
+        wanted = naively()
+        largest = max(largest, float(torch.stack(list(found.values())).abs().max()))
+        operations = sum(Dims.of(batch.model).sweep(ours, texts, positions))
+        _, before, most = peak(sweep)
+        whole = len(batch.model.components(kind))
+        rows.append({
+            "components": kind, "positions": str(positions), "number": whole, "ours_sampled": len(ours),
+            "naive_sampled": len(slow),
+            "naive_seconds_each": Spread.of(each["naive"]).as_json(),
+            "ours_seconds_each": Spread.of(each["ours"]).as_json(),
+            "ratio": Spread.of([n / o for n, o in zip(each["naive"], each["ours"], strict=True)]).as_json(),
+            "all_naive_seconds": Spread.of(each["naive"]).median * whole,
+            "all_ours_seconds": Spread.of(each["ours"]).median * whole,
+            # In units of the largest effect of any component measured at these positions.
+            "difference": float((torch.stack([found[c] for c in slow]) - wanted).abs().max()) / largest,
+            "share_of_matrix_rate": operations / Spread.of(seconds["ours"]).median / rate,
+            "memory_added": most - before, "memory_peak": most,
+        })  # fmt: skip
+    return rows
 
 
 def _whole(batch: Batch, plan: Plan, prompts: circuits.Prompts) -> dict[str, Any]:
@@ -208,23 +219,25 @@ def _estimates(batch: Batch, repetitions: int) -> dict[str, Any]:
         "gradient, one metric": lambda: first_order(batch, Positions.ALL, places, circuits.EMOTIONS[:1]),
         "gradient, six metrics": lambda: first_order(batch, Positions.ALL, places),
         "direct": lambda: direct.effects(batch),
+        "ten direct": lambda: [direct.effects(batch) for _ in range(10)],
     }
     seconds = interleaved(work, max(repetitions, 7))
     forwards = {
         name: Spread.of([t / f for t, f in zip(seconds[name], seconds["forward"], strict=True)]).as_json()
-        for name in work if name != "forward"
+        for name in ("gradient, one metric", "gradient, six metrics", "direct", "ten direct")
     }  # fmt: skip
     return {"forward_seconds": Spread.of(seconds["forward"]).as_json(), "in_forwards": forwards}
 
 
 def _others(name: str, batch: Batch, repetitions: int) -> dict[str, Any]:
     """TransformerLens' own tools on the same texts: all heads by patching, all nodes by attribution."""
-    if name == "L":
-        repetitions = 1  # minutes each
+    long = name == "L"  # minutes each
     exact = Exact(batch, Positions.ALL)
     heads = batch.model.heads
     places = [(kind, layer) for kind in Kind for layer in range(batch.model.n_layers)]
     effects = torch.zeros(len(heads), len(batch.tokens), len(circuits.EMOTIONS))
+
+    theirs: list[torch.Tensor] = []
 
     def ours() -> None:
         def take(where: list[int], found: torch.Tensor) -> None:
@@ -234,14 +247,14 @@ def _others(name: str, batch: Batch, repetitions: int) -> dict[str, Any]:
 
     seconds = interleaved(
         {
-            "patching": lambda: naive.patching_tool(batch), "our heads": ours,
+            "patching": lambda: theirs.append(naive.patching_tool(batch)), "our heads": ours,
             "attribution": lambda: naive.attribution_tool(batch, 0),
             "our gradient": lambda: first_order(batch, Positions.ALL, places, circuits.EMOTIONS[:1]),
         },
-        repetitions,
+        1 if long else repetitions, warm=not long,
     )  # fmt: skip
-    theirs = naive.patching_tool(batch).flatten(0, 1)
-    apart = float((effects.mean(1) - theirs).abs().max() / theirs.abs().max())
+    wanted = theirs[-1].flatten(0, 1)
+    apart = float((effects.mean(1) - wanted).abs().max() / wanted.abs().max())
 
     def ratio(slow: str, fast: str) -> dict[str, float]:
         return Spread.of([a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]).as_json()

@@ -68,11 +68,11 @@ def shallow(folder: Path, layers: int) -> Model:
 
 
 def random_prompts(scenarios: int, tokens: int) -> Prompts:
-    """Scenarios of six texts of equally many tokens."""
+    """Scenarios of six texts of equally many tokens, the one that begins every text included."""
     rng = np.random.default_rng(0)
     rows = [
         {"id": f"s{s}-{e}", "scenario": f"s{s}", "emotion": str(e), "split": "test",
-         "text": " ".join(f"w{i}" for i in rng.integers(30, _WORDS, tokens))}
+         "text": " ".join(f"w{i}" for i in rng.integers(30, _WORDS, tokens - 1))}
         for s in range(scenarios) for e in circuits.EMOTIONS
     ]  # fmt: skip
     answers = {str(e): [f"w{20 + i}"] for i, e in enumerate(circuits.EMOTIONS)}

@@ -69,7 +69,8 @@ def _estimates(name: str, shape: Mapping[str, Any]) -> str:
     forwards, others, whole = shape["estimates"]["in_forwards"], shape["others"], shape["whole"]
     cells = [
         name, _time(shape["estimates"]["forward_seconds"]["median"]), f"{_spread(forwards['gradient, one metric'])} forwards",
-        f"{_spread(forwards['gradient, six metrics'])} forwards", f"{100 * forwards['direct']['median']:.1f}% of a forward",
+        f"{_spread(forwards['gradient, six metrics'])} forwards",
+        f"{10 * forwards['ten direct']['median']:.1f}% of a forward, the first {100 * forwards['direct']['median']:.1f}%",
         f"{_time(whole['seconds'])}, naively {_time(whole['naive_seconds'])} ({whole['ratio']:.1f}×)",
         f"{_spread(others['patching_over_ours'])}× ours", f"{_spread(others['attribution_over_ours'])}× ours",
     ]  # fmt: skip

@@ -36,10 +36,12 @@ class Spread:
         return {"median": self.median, "low": self.low, "high": self.high, "n": self.n}
 
 
-def interleaved(work: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
+def interleaved(
+    work: Mapping[str, Callable[[], Any]], repetitions: int, *, warm: bool = True
+) -> dict[str, list[float]]:
     """Seconds of each piece of work, one after the other in every round, so that a slow minute strikes all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
-    for do in work.values():
+    for do in work.values() if warm else ():
         do()  # memory, kernels and what belongs to the clean run are there
     for _ in range(repetitions):
         for name, do in work.items():
