@@ -62,13 +62,16 @@ def main(
                 rows += _false(name, effects, size, repetitions, watch)
             rows += _coverage("chain", populations["chain"], size, repetitions, watch)
     write_json(out, {"format": FORMAT, "repetitions": repetitions, "scenarios": scenarios, "rows": rows})
-    table = Table(title=f"share of {repetitions} samples [95%, Clopper-Pearson]", box=SIMPLE_HEAD, pad_edge=False)
-    for head in ("what", "model", "components", "n", "share", "promised", ""):
+    table = Table(
+        title=f"share of {repetitions} samples [95%, Clopper-Pearson]", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+    )
+    for head in ("what", "model", "n", "share", "promised", ""):
         table.add_column(head, no_wrap=True)
     for row in rows:
         share = f"{row['share']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         kept = "" if row["kept"] is None else "kept" if row["kept"] else "[red]not kept[/]"
-        table.add_row(row["what"], row["model"], row["components"], str(row["n"]), share, row["promised"], kept)
+        what = f"{row['what']}, {row['components']}"
+        table.add_row(what, row["model"], str(row["n"]), share, row["promised"], kept)
     console.print(table)
     console.print(str(out))
 
@@ -115,7 +118,7 @@ def _false(name: str, effects: circuits.Effects, size: int, repetitions: int, wa
             found.setdefault(("q", label), []).append(bool((summary.q[of_kind] < 0.05).any()))
             found.setdefault(("q_sign", label), []).append(bool((summary.q_sign[of_kind] < 0.05).any()))
     return [
-        _row(f"finding, {test}", name, label, size, sum(hits), len(hits),
+        _row(f"finding ({test})", name, label, size, sum(hits), len(hits),
              f"≤ {ALLOWED}" if test == "q" else "–",
              (lambda share: share <= ALLOWED) if test == "q" else None)
         for (test, label), hits in found.items()
@@ -136,7 +139,7 @@ def _coverage(name: str, effects: circuits.Effects, size: int, repetitions: int,
             held[label] += ((low <= truth[e][acting[e]]) & (truth[e][acting[e]] <= high)).tolist()
     low, high = COVERED
     return [
-        _row(f"coverage, {kind}", name, "acting", size, int(sum(hits)), len(hits),
+        _row(f"{kind} interval", name, "acting", size, int(sum(hits)), len(hits),
              f"{low}–{high}", lambda share: low <= share <= high)
         for kind, hits in held.items()
     ]  # fmt: skip
