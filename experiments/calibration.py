@@ -68,7 +68,7 @@ def main(
     for head in ("what", "model", "n", "share", "promised", ""):
         table.add_column(head, no_wrap=True)
     for row in rows:
-        share = f"{row['share']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        share = f"{row['share']:.3f} [{row['low']:.2f}, {row['high']:.2f}]"
         kept = "" if row["kept"] is None else "kept" if row["kept"] else "[red]not kept[/]"
         what = f"{row['what']}, {row['components']}"
         table.add_row(what, row["model"], str(row["n"]), share, row["promised"], kept)
