@@ -28,7 +28,10 @@ from circuits.model.ways import resumer, ways
 from circuits.prompts.datasets import Prompts
 
 ModelOf = Callable[[str], Model]
-PLAIN = [family for family in FAMILIES if family not in REPLAYED]
+PLAIN = [
+    f for f in FAMILIES if f not in REPLAYED and (f in CORE or f in ("falcon", "gemma3", "glm", "gptj", "olmo2", "phi"))
+]
+"""One of every convention; that both ways equal naive hooks is held over all families in ``test_exact``."""
 CLOSE = 1e-5
 
 
