@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from circuits.model.anatomy import Model
     from circuits.prompts.datasets import Prompts
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "script"]
 
 app = typer.Typer(
     name="circuits",
@@ -252,8 +253,17 @@ def main() -> None:
     if debug:
         # Accepted anywhere on the line, as people add it to the command that failed.
         sys.argv = [sys.argv[0], "--debug", *(a for a in sys.argv[1:] if a != "--debug")]
+    _answered(app, debug)
+
+
+def script(command: Callable[..., None]) -> None:
+    """A function as a command of its own, with its arguments as options: what the experiments are."""
+    _answered(lambda: typer.run(command))
+
+
+def _answered(run: Callable[[], object], debug: bool = False) -> None:
     try:
-        app()
+        run()
     except CircuitsError as error:
         if debug:
             raise

@@ -14,7 +14,6 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +27,9 @@ from rich.table import Table
 from scipy.stats import beta
 
 import circuits
+from circuits.cli import script
 from circuits.effects.statistics import Interval, bootstrap
-from circuits.errors import CircuitsError, SettingsError
+from circuits.errors import SettingsError
 from circuits.model.planted import planted
 from circuits.model.sites import Kind
 from circuits.runs.files import write_json
@@ -158,8 +158,4 @@ def _row(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except CircuitsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    script(main)

@@ -31,6 +31,7 @@ from effects.naive import Naive
 from families import ANSWERS, EXPERTS, FAMILIES, REFUSED, load_family
 
 import circuits
+from circuits.cli import script
 from circuits.effects.kinds import Ablation, Positions
 from circuits.errors import CircuitsError
 from circuits.model.anatomy import Model
@@ -117,8 +118,4 @@ def _differences(model: Model, prompts: circuits.Prompts) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except CircuitsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    script(main)

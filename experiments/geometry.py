@@ -9,7 +9,6 @@ Example: python experiments/geometry.py --model embedded --prompts microstories
 
 from __future__ import annotations
 
-import sys
 from itertools import combinations
 from typing import Annotated
 
@@ -19,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 
 import circuits
+from circuits.cli import script
 from circuits.directions.estimators import group_means
-from circuits.errors import CircuitsError
 from circuits.runs.files import write_bytes, write_json
 from circuits.show import figures
 from circuits.show.report import page
@@ -95,8 +94,4 @@ def tell(pair: int, place: int, found: np.ndarray, low: np.ndarray, high: np.nda
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except CircuitsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    script(main)

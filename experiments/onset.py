@@ -9,7 +9,6 @@ Example: python experiments/onset.py --model embedded --prompts microstories --a
 
 from __future__ import annotations
 
-import sys
 from html import escape as html_escape
 from typing import Annotated
 
@@ -18,8 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 
 import circuits
+from circuits.cli import script
 from circuits.directions.decoding import Decodability, across, within
-from circuits.errors import CircuitsError
 from circuits.runs.files import write_bytes, write_json
 from circuits.show import figures
 from circuits.show.report import page
@@ -83,8 +82,4 @@ def as_json(result: Decodability) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except CircuitsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    script(main)

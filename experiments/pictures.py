@@ -7,14 +7,13 @@ Example: python experiments/pictures.py runs/embedded-microstories-1a2b3c4d docs
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import circuits
-from circuits.errors import CircuitsError
+from circuits.cli import script
 from circuits.runs.files import write_bytes
 
 
@@ -34,8 +33,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except CircuitsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    script(main)

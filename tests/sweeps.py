@@ -17,18 +17,46 @@ from conftest import tiny_rows
 from families import ANSWERS
 
 from circuits.effects import task as measuring
+from circuits.model.anatomy import Model
 from circuits.prompts.datasets import Prompts
 from circuits.runs import directory as directories
 from circuits.runs import files
 from circuits.runs.shards import Shards
-from circuits.runs.sweep import open_sweep
+from circuits.runs.sweep import open_sweep, sweep
 
-__all__ = ["Disk", "contents", "counted", "few_prompts", "forked"]
+__all__ = ["Disk", "contents", "counted", "few_prompts", "forked", "model", "prompts", "small_shards", "whole"]
 
 
 def few_prompts() -> Prompts:
     """Two scenarios: too few for intervals, which would take most of the time."""
     return Prompts.of(tiny_rows(2), name="few", answers=ANSWERS)
+
+
+# Fixtures: a module that imports them has them.
+
+
+@pytest.fixture(scope="module")
+def model(model_of: Callable[[str], Model]) -> Model:
+    return model_of("gpt2")
+
+
+@pytest.fixture(scope="module")
+def prompts() -> Prompts:
+    return few_prompts()
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One component each."""
+    monkeypatch.setattr(measuring, "_SHARD", {"cpu": 1})
+
+
+@pytest.fixture(scope="module")
+def whole(model: Model, prompts: Prompts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an undisturbed sweep leaves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "_SHARD", {"cpu": 1})
+        return contents(sweep(model, prompts, "heads", tmp_path_factory.mktemp("whole")).directory)
 
 
 def contents(place: Path) -> dict[str, Any]:

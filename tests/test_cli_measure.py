@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import tiny_rows
-from families import make_model_directory
 from rich.console import Console
 from test_cli import Circuits
-from test_cli import circuits as circuits  # the fixture
+from test_cli import circuits as circuits  # the fixtures
+from test_cli import model as model
+from test_cli import prompts as prompts
 
 from circuits import cli
 from circuits.effects import plans
 from circuits.prompts.emotions import EMOTIONS
 from circuits.runs.directory import MANIFEST
 from circuits.runs.sweep import open_sweep
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model_directory(tmp_path_factory.mktemp("cli") / "[red]tiny", "llama")
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cli") / "[bold]mine.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(18)))
-    return path
-
 
 # -- measure, plan -----------------------------------------------------------------------------------------------------
 
@@ -46,7 +32,7 @@ def test_measuring_writes_a_directory_and_shows_intervals_and_again_is_quick(
     found = circuits(*words, "--device", "cpu", "--positions", "readout")
     assert (found.status, found.err) == (0, "loading the model\nL0H1,L1.mlp,L1N3, exact\n")
     assert f"{model} on [bold]mine: 3 components, exact, ablation mean_scenario, positions readout (" in found.out
-    assert "strongest components: effect in logits, 95% interval over scenarios" in found.out
+    assert "strongest components: effect in logits, 95% interval over n = 18 scenarios" in found.out
     for e in EMOTIONS:
         (line,) = [line for line in found.out.splitlines() if str(e) in line.split()[:2]]
         assert len(re.findall(r"(?:L0H1|L1\.mlp|L1N3)\*? [+-]\d\.\d\d \[[+-]\d\.\d\d, [+-]\d\.\d\d\]", line)) == 3

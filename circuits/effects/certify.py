@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from scipy import stats
 
 from circuits.effects.kinds import Ablation, Method, Positions
 from circuits.effects.measure import Store, measure, price
+from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.effects.table import Effects, joined
 from circuits.errors import SettingsError
 from circuits.model.anatomy import Model
@@ -35,8 +36,17 @@ from circuits.prompts.emotions import EMOTIONS, Emotion
 
 __all__ = ["Audit", "Certified", "certify", "missed_at_most"]
 
+_DRAWS = 500
 _RANK, _SLOPES = 0.8, (0.5, 2.0)
 """A gradient is trusted from this rank agreement on, and if exact effects are between these multiples of it."""
+
+
+class Agreement(NamedTuple):
+    """A figure with its 95% interval over scenarios; NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,10 @@ class Audit:
         drawn, rest: components sampled, and how many they stand for.
         missed: of the sampled, those with a larger exact effect than the weakest on some emotion's list.
         upper: at most so many of the rest are such, with 95% confidence.
-        rank: Spearman correlation of gradient and exact effect over verified and sampled components, all emotions.
-        slope: exact effect per unit of gradient effect over the verified, by least squares through the origin.
+        rank: Spearman correlation of gradient and exact effect over verified and sampled components, all emotions, with its
+            95% interval over scenarios.
+        slope: exact effect per unit of gradient effect over the verified, by least squares through the origin, likewise.
+        n: scenarios.
         thresholds: the weakest effect on each emotion's list [logits].
         exact_for_all: operations that exact effects of all components would take.
         warnings: why the gradient is not to be trusted here; empty when it is.
@@ -58,8 +70,9 @@ class Audit:
     rest: int
     missed: int
     upper: int
-    rank: float
-    slope: float
+    rank: Agreement
+    slope: Agreement
+    n: int
     thresholds: dict[Emotion, float]
     exact_for_all: int
     warnings: tuple[str, ...]
@@ -67,10 +80,9 @@ class Audit:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for manifests."""
         return {
-            **{
-                name: getattr(self, name)
-                for name in ("drawn", "rest", "missed", "upper", "rank", "slope", "exact_for_all")
-            },
+            **{name: getattr(self, name) for name in ("drawn", "rest", "missed", "upper", "n", "exact_for_all")},
+            "rank": list(self.rank),
+            "slope": list(self.slope),
             "thresholds": {str(e): value for e, value in self.thresholds.items()},
             "warnings": list(self.warnings),
         }
@@ -237,26 +249,63 @@ def _report(
         weakest = float(np.abs(exact.of(listed[e]).by_scenario(e).mean(0)).min())
         thresholds[e] = weakest
         missed |= np.abs(sample.by_scenario(e).mean(0)) > weakest
-    n, x = len(sample.components), int(missed.sum())
+    drawn, x = len(sample.components), int(missed.sum())
     strong, weak = [_means(part, screened) for part in (exact, sample)]
-    slope = float(strong[0] @ strong[1] / (strong[0] @ strong[0])) if np.any(strong[0]) else float("nan")
-    both = np.concatenate([strong, weak], 1)
-    rank = float(stats.spearmanr(both[0], both[1]).statistic) if both.shape[1] > 2 else float("nan")
+    n = screened.prompts.n_scenarios
+    slope, rank = _agreement(_slopes(*strong), n), _agreement(_ranks(*np.concatenate([strong, weak], 2)), n)
     warnings = []
     if x:
-        warnings.append(f"{x} of {n} sampled components are stronger than the weakest verified one that counts")
-    if not rank >= _RANK:
-        warnings.append(f"gradient and exact effects agree in rank with only {rank:.2f} (expected {_RANK} or more)")
-    if not _SLOPES[0] <= slope <= _SLOPES[1]:
-        warnings.append(f"exact effects are {slope:.2f} times the gradient's (expected {_SLOPES[0]} to {_SLOPES[1]})")
-    return Audit(n, rest, x, missed_at_most(x, n, rest), rank, slope, thresholds, everything, tuple(warnings))
+        warnings.append(f"{x} of {drawn} sampled components are stronger than the weakest verified one that counts")
+    if not rank.value >= _RANK:
+        warnings.append(
+            f"gradient and exact effects agree in rank with only {rank.value:.2f} (expected {_RANK} or more)"
+        )
+    if not _SLOPES[0] <= slope.value <= _SLOPES[1]:
+        warnings.append(
+            f"exact effects are {slope.value:.2f} times the gradient's (expected {_SLOPES[0]} to {_SLOPES[1]})"
+        )
+    return Audit(
+        drawn, rest, x, missed_at_most(x, drawn, rest), rank, slope, n, thresholds, everything,
+        tuple(warnings),
+    )  # fmt: skip
 
 
 def _means(measured: Effects, screened: Effects) -> NDArray[np.float64]:
-    """Gradient and exact scenario means of the same components on all emotions, ``[2, component · emotion]``."""
-    same = screened.of(measured.components)
-    pair = [np.concatenate([part.by_scenario(e).mean(0) for e in EMOTIONS]) for part in (same, measured)]
-    return np.stack(pair)
+    """Gradient and exact means of the same components on all emotions, ``[2, 1 + draw, component · emotion]``: over all
+    scenarios, then over resampled ones. Emotions told in the same scenarios are resampled together."""
+    parts = []
+    for source in (screened.of(measured.components), measured):
+        of_emotion = []
+        for e in EMOTIONS:
+            values = source.by_scenario(e)
+            n = len(values)
+            weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_DRAWS) / n
+            of_emotion.append(np.concatenate([values.mean(0)[None], weights @ values]))
+        parts.append(np.concatenate(of_emotion, 1))
+    return np.stack(parts)
+
+
+def _slopes(gradient: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray[np.float64]:
+    square = (gradient**2).sum(1)
+    found: NDArray[np.float64] = np.full(len(square), np.nan)
+    np.divide((gradient * exact).sum(1), square, out=found, where=square > 0)
+    return found
+
+
+def _ranks(gradient: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray[np.float64]:
+    if gradient.shape[1] < 3:
+        return np.full(len(gradient), np.nan)
+    a, b = (stats.rankdata(part, axis=1) - (part.shape[1] + 1) / 2 for part in (gradient, exact))
+    size = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    found: NDArray[np.float64] = np.full(len(size), np.nan)
+    np.divide((a * b).sum(1), size, out=found, where=size > 0)
+    return found
+
+
+def _agreement(found: NDArray[np.float64], n: int) -> Agreement:
+    """The first is of all ``n`` scenarios, the others of resampled ones."""
+    low, high = np.quantile(found[1:], [0.025, 0.975]) if n >= MIN_SCENARIOS else (np.nan, np.nan)
+    return Agreement(float(found[0]), float(low), float(high))
 
 
 def _best(exact: Effects, screened: Effects) -> list[Effects]:

@@ -170,6 +170,8 @@ def finished_manifest(
             f"the run in {directory} is half written; run circuits {command} with the same settings to finish it"
         )
     _require(manifest, wanted, str(directory / MANIFEST))
+    if kind == FORMAT:
+        _require_audit(manifest["screen"]["audit"], f"{directory / MANIFEST}: screen: audit")
     listed = manifest.get("files")
     if not isinstance(listed, dict):
         raise RunError(f"{directory / MANIFEST} lists no files; {again}")
@@ -198,6 +200,7 @@ _MANIFEST: Mapping[str, Any] = {
     "reliability": dict,
     "engine": dict,
 }
+_AUDIT: Mapping[str, Any] = dict.fromkeys(("drawn", "rest", "missed", "upper", "n"), int)
 _JUDGEMENT: Mapping[str, Any] = {
     "reached": bool,
     "random": list,
@@ -227,6 +230,19 @@ def _require(found: object, wanted: Any, where: str) -> None:
         values = found.get(key, ())
         if not all(isinstance(v, _NUMBER) for v in (values.values() if isinstance(values, Mapping) else values)):
             raise RunError(f"{where}: {key} holds something that is no number; the run was not made by this package")
+
+
+def _require_audit(found: Mapping[str, Any] | None, where: str) -> None:
+    """Raise RunError unless an audit, where there is one, holds its counts and figures with intervals."""
+    if found is None:
+        return
+    _require(found, _AUDIT, where)
+    for name in ("rank", "slope"):
+        figure = found.get(name)
+        if not isinstance(figure, list) or len(figure) != 3:
+            raise RunError(f"{where}: {name} is {figure!r}; expected a figure and its interval")
+        if not all(x is None or isinstance(x, _NUMBER) for x in figure):
+            raise RunError(f"{where}: {name} is {figure!r}; expected numbers")
 
 
 def is_finished(directory: Path, key: str) -> bool:

@@ -133,11 +133,12 @@ def show_sweep(sweep: Sweep, console: Console) -> None:
         f"({duration(sum(m['seconds'].values()))})",
         soft_wrap=True,
     )
-    table = Table(title="strongest components: effect in logits, 95% interval over scenarios; * q < .05")
+    effects = sweep.effects.table
+    n = " to ".join(str(size) for size in sorted({effects["n"].min(), effects["n"].max()}))
+    table = Table(title=f"strongest components: effect in logits, 95% interval over n = {n} scenarios; * q < .05")
     table.add_column("emotion")
     for rank in range(_TOP):
         table.add_column(f"{rank + 1}")
-    effects = sweep.effects.table
     for e in EMOTIONS:
         rows = effects[effects["emotion"] == str(e)]
         best = rows.reindex(rows["effect"].abs().sort_values(ascending=False).index)[:_TOP]

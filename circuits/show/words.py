@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuits.circuit.graph import Circuit
@@ -72,8 +72,15 @@ def screened(screen: Mapping[str, Any]) -> str:
     audit = screen["audit"]
     if audit is None:
         return f"{first}; no others were sampled."
+    slope, rank = (_with_interval(audit[name]) for name in ("slope", "rank"))
     return (
         f"{first}. Of {audit['drawn']} others, drawn at random and measured exactly, {audit['missed']} are stronger than "
         f"the weakest on a list of the strongest, so at most {audit['upper']} of the other {audit['rest']} are (95%). Exact "
-        f"effects are {audit['slope']:.2f} times the gradient's, rank correlation {audit['rank']:.2f} (fit split)."
+        f"effects are {slope} times the gradient's, rank correlation {rank} (fit split, n = {audit['n']} scenarios)."
     )
+
+
+def _with_interval(found: Sequence[float | None]) -> str:
+    """``1.18 [1.02, 1.31]``; a dash for a figure that does not exist."""
+    value, low, high = ("–" if x is None else f"{x:.2f}" for x in found)
+    return f"{value} [{low}, {high}]"

@@ -102,7 +102,7 @@ def test_the_audit_reports_what_the_sample_says(certified: Certified, everything
         for e in EMOTIONS
         for g, x in zip(*(source.of(exact).by_scenario(e).mean(0) for source in (certified.screen, everything)), strict=True)
     ]  # fmt: skip
-    assert audit.rank == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic, abs=0.01)
+    assert audit.rank.value == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic, abs=0.01)
     strong = [
         (
             certified.screen.of(certified.verified).by_scenario(e).mean(0),
@@ -111,8 +111,29 @@ def test_the_audit_reports_what_the_sample_says(certified: Certified, everything
         for e in EMOTIONS
     ]
     g, x = (np.concatenate(part) for part in zip(*strong, strict=True))
-    assert audit.slope == pytest.approx((g @ x) / (g @ g), rel=1e-3)
+    assert audit.slope.value == pytest.approx((g @ x) / (g @ g), rel=1e-3)
     assert audit.as_dict()["warnings"] == list(audit.warnings)
+    for figure in (audit.rank, audit.slope):
+        assert figure.low < figure.value < figure.high
+        assert figure.high - figure.low < 0.5
+    assert audit.n == made.prompts.split("fit").n_scenarios
+
+
+def test_agreement_is_resampled_by_scenario(certified: Certified, everything: Effects) -> None:
+    """The interval of the slope, drawn here once more in a loop over scenarios."""
+    assert certified.audit is not None
+    prompts = everything.prompts
+    exact = everything.of(certified.verified)
+    screen = certified.screen.of(certified.verified)
+    rng, slopes = np.random.default_rng(5), []
+    for _ in range(400):
+        rows = rng.integers(0, prompts.n_scenarios, prompts.n_scenarios)
+        g, x = (np.concatenate([s.by_scenario(e)[rows].mean(0) for e in EMOTIONS]) for s in (screen, exact))
+        slopes.append((g @ x) / (g @ g))
+    low, high = np.quantile(slopes, [0.025, 0.975])
+    width = high - low
+    assert certified.audit.slope.low == pytest.approx(low, abs=0.2 * width)
+    assert certified.audit.slope.high == pytest.approx(high, abs=0.2 * width)
 
 
 def blinded(screen: Effects, components: set) -> Effects:
@@ -143,7 +164,7 @@ def test_a_gradient_of_the_wrong_size_is_not_trusted(made: Planted) -> None:
     screen = measure(made.model, prompts, "neurons", method="gradient")
     found = certify(made.model, prompts, screen=replace(screen, values=screen.values * 4), audit=8)
     assert found.audit is not None
-    assert found.audit.slope < 0.5
+    assert found.audit.slope.value < 0.5
     assert any("times the gradient's" in w for w in found.audit.warnings)
     order = np.random.default_rng(0).permutation(len(screen.components))
     found = certify(made.model, prompts, screen=replace(screen, values=screen.values[order]), audit=8)

@@ -30,6 +30,7 @@ from circuits.model.sites import parse
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.runs import files
 from circuits.runs.directory import FORMAT, Run, RunWriter, open_run
+from circuits.show.words import screened
 
 KEY = "k" * 64
 PART = {"what": "effects", "components": ["L0H1"]}
@@ -210,6 +211,32 @@ def test_a_file_that_cannot_be_read_is_a_named_error(run: Path, monkeypatch: pyt
 
     monkeypatch.setattr(directory, "open", refuse, raising=False)
     with pytest.raises(RunError, match="cannot be read: Input/output error"):
+        open_run(run)
+
+
+AUDIT = {"drawn": 4, "rest": 9, "missed": 0, "upper": 4, "n": 3, "rank": [0.9, 0.8, 1.0], "slope": [None, None, None]}
+
+
+def test_an_audit_is_read_back_and_said_in_words(run: Path) -> None:
+    edit_manifest(run, lambda m: m["screen"].update(audit=AUDIT))
+    said = screened(open_run(run).manifest["screen"])
+    assert "Of 4 others" in said
+    assert "at most 4 of the other 9" in said
+    assert "– [–, –] times the gradient's, rank correlation 0.90 [0.80, 1.00] (fit split, n = 3 scenarios)" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"drawn": None}, "audit: drawn is a NoneType"),
+        ({"rank": 0.9}, "audit: rank is 0.9; expected a figure and its interval"),
+        ({"slope": [1.0, 2.0]}, "slope is .* expected a figure and its interval"),
+        ({"slope": [1.0, "x", 2.0]}, "slope is .*; expected numbers"),
+    ],
+)
+def test_an_audit_of_another_shape_is_refused(change: dict[str, Any], message: str, run: Path) -> None:
+    edit_manifest(run, lambda m: m["screen"].update(audit={**AUDIT, **change}))
+    with pytest.raises(RunError, match=message):
         open_run(run)
 
 

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import Disk, contents, counted, few_prompts
+from sweeps import Disk, contents, counted
+from sweeps import model as model  # the fixtures
+from sweeps import prompts as prompts
+from sweeps import small_shards as small_shards
+from sweeps import whole as whole
 
 from circuits.effects import task as measuring
 from circuits.errors import RunError
@@ -20,29 +24,6 @@ from circuits.runs.sweep import Sweep, open_sweep, sweep
 
 SHARDS = 12
 """One head each."""
-
-
-@pytest.fixture(scope="module")
-def model(model_of: Callable[[str], Model]) -> Model:
-    return model_of("gpt2")
-
-
-@pytest.fixture(scope="module")
-def prompts() -> Prompts:
-    return few_prompts()
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "_SHARD", {"cpu": 1})
-
-
-@pytest.fixture(scope="module")
-def whole(model: Model, prompts: Prompts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an undisturbed sweep leaves."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "_SHARD", {"cpu": 1})
-        return contents(sweep(model, prompts, "heads", tmp_path_factory.mktemp("whole")).directory)
 
 
 @pytest.fixture(scope="module")

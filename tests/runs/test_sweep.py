@@ -18,7 +18,11 @@ import pytest
 from conftest import tiny_rows
 from families import ANSWERS
 from rich.console import Console
-from sweeps import Disk, contents, few_prompts, forked
+from sweeps import Disk, contents, forked
+from sweeps import model as model  # the fixtures
+from sweeps import prompts as prompts
+from sweeps import small_shards as small_shards
+from sweeps import whole as whole
 
 from circuits.effects import measure as measure_module
 from circuits.effects import task as measuring
@@ -31,30 +35,6 @@ from circuits.runs import files
 from circuits.runs.directory import RunWriter
 from circuits.runs.sweep import open_sweep, sweep
 from circuits.show.terminal import watching
-
-
-@pytest.fixture(scope="module")
-def model(model_of: Callable[[str], Model]) -> Model:
-    return model_of("gpt2")
-
-
-@pytest.fixture(scope="module")
-def prompts() -> Prompts:
-    return few_prompts()
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "_SHARD", {"cpu": 1})
-
-
-@pytest.fixture(scope="module")
-def whole(model: Model, prompts: Prompts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an undisturbed sweep leaves."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "_SHARD", {"cpu": 1})
-        return contents(sweep(model, prompts, "heads", tmp_path_factory.mktemp("whole")).directory)
-
 
 # -- the same as measure -----------------------------------------------------------------------------------------------
 
@@ -242,8 +222,9 @@ def test_a_directory_that_begins_to_hold_a_run_is_not_called_foreign(
         return right(place)
 
     monkeypatch.setattr(directories, "_foreign", late)
-    with RunWriter.opened(tmp_path, "k", {}):
-        pass
+    with RunWriter.opened(tmp_path, "k", {}) as writer:
+        assert not writer.finished
+    assert files.read_json(tmp_path / "manifest.json")["status"] == "running"
 
 
 # -- the clock ---------------------------------------------------------------------------------------------------------
