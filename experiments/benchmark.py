@@ -28,17 +28,19 @@ import numpy as np
 import torch
 import typer
 from bench import growth, naive, table
+from bench.memory import peak_now, peaks
 from bench.shapes import SHAPES, random_model, random_prompts
-from bench.timing import Spread, interleaved, matrix_rate, peak
+from bench.timing import Spread, interleaved, matrix_rate
 
 import circuits
+from circuits.cli import script
 from circuits.effects.batch import Batch, Plan
 from circuits.effects.direct import Direct
 from circuits.effects.exact import Exact
 from circuits.effects.gradient import first_order
 from circuits.effects.kinds import Ablation, Positions
 from circuits.effects.price import Dims, Texts
-from circuits.errors import CircuitsError, SettingsError
+from circuits.errors import SettingsError
 from circuits.model.anatomy import Model
 from circuits.model.machine import precision
 from circuits.model.sites import Component, Kind
@@ -60,8 +62,13 @@ def main(
     threads: Annotated[str, typer.Option(help="Numbers of threads to try; 0 is all cores.")] = "1,0",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("benchmarks"),
     grow: Annotated[bool, typer.Option(help="Measure growth with prompts, components and layers.")] = True,
+    memory_of: Annotated[str, typer.Option(help="Only print what one shape takes in memory.", hidden=True)] = "",
 ) -> None:
     """Measure, and write results.json, table.md and growth.svg."""
+    if memory_of:
+        torch.set_num_threads(int(threads))
+        print(json.dumps(_memory(memory_of)))
+        return
     wanted = shapes.split(",")
     for name in wanted:
         if name not in (*SHAPES, "embedded"):
@@ -121,7 +128,8 @@ def _model(folder: Path, name: str) -> Model:
     return circuits.load("embedded") if name == "embedded" else random_model(folder / name, SHAPES[name][1]())
 
 
-def _shape(name: str, model: Model, rate: float, repetitions: int) -> dict[str, Any]:
+def _plan(name: str, model: Model) -> tuple[Plan, Batch, circuits.Prompts]:
+    """24 texts in one batch."""
     if name == "embedded":
         split = circuits.read_prompts("microstories").split("test")
         prompts = split.where(np.arange(len(split)) < 24)
@@ -129,11 +137,36 @@ def _shape(name: str, model: Model, rate: float, repetitions: int) -> dict[str, 
         prompts = random_prompts(4, TOKENS)
     plan = Plan.of(model, prompts, Ablation.MEAN_SCENARIO)
     (batch,) = plan.batches()
+    return plan, batch, prompts
+
+
+def _chosen(name: str, model: Model) -> dict[str, tuple[tuple[Component, ...], tuple[Component, ...]]]:
+    """What we run in a round, and what of it is run naively."""
     rng = np.random.default_rng(0)
-    chosen = {
+    return {
         kind: (ours := _some(rng, components, count), _some(rng, ours, NAIVE))
         for kind, components, count in zip(("heads", "neurons"), (model.heads, model.neurons), OURS[name], strict=True)
     }
+
+
+def _memory(name: str) -> dict[str, int]:
+    """Peaks [bytes] of this process: readiness, then sweeps; the smaller ones first, as a peak never falls."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = _model(Path(folder), name)
+        _, batch, _ = _plan(name, model)
+        chosen = _chosen(name, model)
+        _ = batch.resume
+        found = {"ready": peak_now()}
+        for positions in (Positions.READOUT, Positions.ALL):
+            for kind, (ours, _) in chosen.items():
+                Exact(batch, positions).effects(ours, lambda places, values: None)
+                found[f"{kind}, {positions}"] = peak_now()
+    return found
+
+
+def _shape(name: str, model: Model, rate: float, repetitions: int) -> dict[str, Any]:
+    plan, batch, prompts = _plan(name, model)
+    chosen = _chosen(name, model)
     rows = [
         row for positions in Positions
         for row in _rows(batch, plan.texts(), chosen, positions, rate, repetitions)
@@ -141,6 +174,7 @@ def _shape(name: str, model: Model, rate: float, repetitions: int) -> dict[str, 
     return {
         "what": SHAPES[name][0] if name in SHAPES else "the embedded model", "way": ways(model).name,
         "texts": len(prompts), "tokens": int(batch.tokens.ids.shape[1]), "exact": rows,
+        "memory": peaks(__file__, name, torch.get_num_threads()),
         "whole": _whole(batch, plan, prompts), "estimates": _estimates(batch, repetitions),
         "others": _others(name, batch, repetitions),
     }  # fmt: skip
@@ -174,7 +208,6 @@ def _rows(
         wanted = naively()
         largest = max(largest, float(torch.stack(list(found.values())).abs().max()))
         operations = sum(Dims.of(batch.model).sweep(ours, texts, positions))
-        _, before, most = peak(sweep)
         whole = len(batch.model.components(kind))
         rows.append({
             "components": kind, "positions": str(positions), "number": whole, "ours_sampled": len(ours),
@@ -187,7 +220,6 @@ def _rows(
             # In units of the largest effect of any component measured at these positions.
             "difference": float((torch.stack([found[c] for c in slow]) - wanted).abs().max()) / largest,
             "share_of_matrix_rate": operations / Spread.of(seconds["ours"]).median / rate,
-            "memory_added": most - before, "memory_peak": most,
         })  # fmt: skip
     return rows
 
@@ -195,12 +227,17 @@ def _rows(
 def _whole(batch: Batch, plan: Plan, prompts: circuits.Prompts) -> dict[str, Any]:
     """``measure`` of all heads, from texts to effects, beside the clean run and one forward a head (scaled)."""
     model = batch.model
-    seconds, before, most = peak(lambda: circuits.measure(model, prompts, "heads"))
+    seconds = _once(lambda: circuits.measure(model, prompts, "heads"))
     slow = model.heads[:: max(1, len(model.heads) // NAIVE)]
-    ready, *_ = peak(lambda: plan.batch(np.arange(len(prompts))))
-    each, *_ = peak(lambda: naive.hooked(batch, slow, Positions.ALL))
-    naively = ready + each / len(slow) * len(model.heads)
-    return {"seconds": seconds, "naive_seconds": naively, "ratio": naively / seconds, "memory_added": most - before}
+    ready = _once(lambda: plan.batch(np.arange(len(prompts))))
+    each = _once(lambda: naive.hooked(batch, slow, Positions.ALL)) / len(slow)
+    naively = ready + each * len(model.heads)
+    return {"seconds": seconds, "naive_seconds": naively, "ratio": naively / seconds}
+
+
+def _once(do: Callable[[], Any]) -> float:
+    (seconds,) = interleaved({"": do}, 1, warm=False)[""]
+    return seconds
 
 
 def _estimates(batch: Batch, repetitions: int) -> dict[str, Any]:
@@ -267,8 +304,4 @@ def _others(name: str, batch: Batch, repetitions: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except CircuitsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    script(main)

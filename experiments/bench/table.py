@@ -22,17 +22,20 @@ def markdown(results: Mapping[str, Any]) -> str:
     machine = results["machine"]
     lines = [
         f"{machine['processor']}, {machine['cores']} cores, torch {machine['versions']['torch']}, float32; "
-        f"{results['repetitions']} interleaved rounds, median [smallest, largest].",
+        f"{results['repetitions']} interleaved rounds, median [smallest, largest]. Matrix rate in torch's default "
+        "precision; sweeps use faster products where these were seen to be as exact. Difference in units of the largest effect "
+        "at these positions. Memory of a process that holds this shape alone (and what the sweep added to a model and batch "
+        "that are ready; +0: less than making the model took).",
         "",
     ]
     for threads, part in results["threads"].items():
         lines += [
             f"**{threads} thread{'s' if threads != '1' else ''}** (products: {part['matrix_rate'] / 1e9:.0f} GFLOP/s)", "",
             *_header("shape", "components", "ablated at", "naive, all", "ours, all", "ratio", "target", "difference",
-                     "of the matrix rate", "memory"),
+                     "of the matrix rate", "peak memory"),
         ]  # fmt: skip
         for name, shape in part["shapes"].items():
-            lines += [_row(name, row) for row in shape["exact"]]
+            lines += [_row(name, row, shape["memory"]) for row in shape["exact"]]
         lines += [
             "", *_header("shape", "one forward", "gradient, one metric", "six metrics", "direct effects",
                          "`measure` of all heads, start to end", "TransformerLens patching, heads",
@@ -51,8 +54,9 @@ def _header(*names: str) -> list[str]:
     return ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
 
 
-def _row(name: str, row: Mapping[str, Any]) -> str:
+def _row(name: str, row: Mapping[str, Any], memory: Mapping[str, int]) -> str:
     where = "every token" if row["positions"] == "all" else "read-out"
+    place = f"{row['components']}, {row['positions']}"
     target = TARGETS.get((row["components"], row["positions"]), {}).get(name)
     sampled = "" if row["ours_sampled"] == row["number"] else f" ({row['ours_sampled']} run)"
     cells = [
@@ -60,7 +64,7 @@ def _row(name: str, row: Mapping[str, Any]) -> str:
         f"{_time(row['all_naive_seconds'])} ({row['naive_sampled']} run)",
         f"{_time(row['all_ours_seconds'])}{sampled}", f"{_spread(row['ratio'])}×", "–" if target is None else f"{target}×",
         f"{row['difference']:.0e}", f"{100 * row['share_of_matrix_rate']:.0f}%",
-        f"{row['memory_peak'] / 1e6:.0f} MB (+{row['memory_added'] / 1e6:.0f})",
+        f"{memory[place] / 1e6:.0f} MB (+{(memory[place] - memory['ready']) / 1e6:.0f})",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 

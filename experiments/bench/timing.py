@@ -1,22 +1,17 @@
-"""Clocks: interleaved repetitions, this machine's matrix rate, memory at the peak."""
+"""Clocks: interleaved repetitions, and this machine's matrix rate."""
 
 from __future__ import annotations
 
-import resource
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["Spread", "interleaved", "matrix_rate", "peak"]
+__all__ = ["Spread", "interleaved", "matrix_rate"]
 
 
 @dataclass(frozen=True)
@@ -76,32 +71,3 @@ def matrix_rate(threads: int, seconds: float = 0.5) -> float:
         a @ b
         done += 2 * 1920 * 768 * 3072
     return max(beside, done / (time.perf_counter() - start))
-
-
-def _resident() -> int:
-    statm = Path("/proc/self/statm")
-    if statm.is_file():
-        return int(statm.read_text().split()[1]) * resource.getpagesize()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def peak(do: Callable[[], Any]) -> tuple[float, int, int]:
-    """Seconds of some work, memory [bytes] when it began and at its peak (looked at every 5 ms)."""
-    before, most, over = _resident(), [_resident()], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.005):
-            most[0] = max(most[0], _resident())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    start = time.perf_counter()
-    try:
-        do()
-    finally:
-        seconds = time.perf_counter() - start
-        over.set()
-        with suppress(RuntimeError):
-            thread.join()
-    return seconds, before, max(most[0], _resident())
