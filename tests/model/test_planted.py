@@ -17,7 +17,7 @@ from circuits.model import sites
 from circuits.model.planted import Planted, PlantedKind, planted
 from circuits.model.planted.board import EMBED
 from circuits.model.planted.build import Draft, draft
-from circuits.model.planted.texts import ANSWERS, CHANCE, CUES, FILLERS, Row
+from circuits.model.planted.texts import ANSWERS, CHANCE, CUES, FILLERS, READOUTS, Row
 from circuits.prompts.datasets import Lexical, Split
 from circuits.prompts.emotions import EMOTIONS, Emotion
 
@@ -422,18 +422,19 @@ def test_texts_share_everything_but_cue_and_chance_words(kind):
     for start in range(0, len(d.rows), 6):
         rows = d.rows[start : start + 6]
         assert [row.emotion for row in rows] == list(EMOTIONS)
-        assert len({row.scenario for row in rows}) == len({row.split for row in rows}) == 1
+        assert len({(row.scenario, row.split, row.context) for row in rows}) == 1
         words = [row.text.split() for row in rows]
         shapes = {tuple("CUE" if w in cues else "?" if w in CHANCE else w for w in text) for text in words}
         assert len(shapes) == 1
         shape = shapes.pop()
-        assert set(shape) - {"CUE", "?", "feel"} <= set(FILLERS)
+        assert set(shape[:-1]) - {"CUE", "?"} <= set(FILLERS)
+        assert shape[-1] == READOUTS[rows[0].context]
         places.add(shape.index("CUE"))
         for row, text in zip(rows, words, strict=True):
             assert cues[text[shape.index("CUE")]] == row.emotion
             assert not set(row.neutral.split()) & set(cues)
     assert len(places) > 3
-    assert [sum(row.split is split for row in d.rows) for split in Split] == [96, 96, 96]
+    assert [sum(row.split is split for row in d.rows) for split in Split] == [96 * len(d.by_context)] * 3
 
 
 def test_planted_goes_through_the_door():

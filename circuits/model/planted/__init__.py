@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from circuits.model.planted.build import Planted, Truth, planted
 from circuits.model.planted.kinds import PlantedKind
-from circuits.model.planted.space import PlantedSize
+from circuits.model.planted.space import PlantedNorm, PlantedSize
 
-__all__ = ["Planted", "PlantedKind", "PlantedSize", "Truth", "planted"]
+__all__ = ["Planted", "PlantedKind", "PlantedNorm", "PlantedSize", "Truth", "planted"]

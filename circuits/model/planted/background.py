@@ -20,7 +20,8 @@ from __future__ import annotations
 import numpy as np
 
 from circuits.model.planted.board import Board, HeadSpec, NeuronSpec
-from circuits.model.planted.kinds import GAIN, PlantedKind
+from circuits.model.planted.kinds import PlantedKind
+from circuits.model.planted.parts import GAIN
 from circuits.model.planted.space import Vector
 from circuits.prompts.emotions import EMOTIONS
 

@@ -5,6 +5,7 @@ A kind of planted model first places its circuit on seeded free places, then the
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from circuits.model import sites
 from circuits.model.planted.space import Dims, Space, Vector
-from circuits.prompts.emotions import EMOTIONS, Emotion
+from circuits.prompts.emotions import Emotion
 
 __all__ = ["EMBED", "Board", "HeadSpec", "NeuronSpec"]
 
@@ -39,10 +40,14 @@ class HeadSpec:
 
 @dataclass(frozen=True)
 class NeuronSpec:
-    """One neuron in feature space: it writes ``relu(read . x) * write``, biases being read from the constant one."""
+    """One neuron in feature space: it writes ``relu(read . x) * (linear . x) * write``.
+
+    Biases are read from the constant one, and so is the linear branch unless it is given.
+    """
 
     read: Vector
     write: Vector
+    linear: Vector | None = None
 
 
 @dataclass
@@ -54,7 +59,12 @@ class Board:
     rng: np.random.Generator
     heads: dict[sites.Component, HeadSpec] = field(default_factory=dict)
     neurons: dict[sites.Component, NeuronSpec] = field(default_factory=dict)
-    edges: dict[Emotion, set[tuple[str, str]]] = field(default_factory=lambda: {e: set() for e in EMOTIONS})
+    edges: dict[tuple[str, Emotion], set[tuple[str, str]]] = field(default_factory=lambda: defaultdict(set))
+    """True edges by context and emotion."""
+    contexts: dict[str, Vector] = field(default_factory=dict)
+    """What the read-out word of each context puts into the stream; nothing where texts have no context."""
+    undertones: dict[Emotion, Vector] = field(default_factory=dict)
+    """What mixed cue words of an emotion carry besides it; nothing where no cue word is mixed."""
     noise: set[str] = field(default_factory=set)
 
     def free_heads(self, layers: Iterable[int]) -> list[sites.Component]:
@@ -79,10 +89,10 @@ class Board:
         self.neurons[place] = spec
         return place
 
-    def connect(self, e: Emotion, *path: str | sites.Component) -> None:
+    def connect(self, e: Emotion, *path: str | sites.Component, context: str = "") -> None:
         """Record that the emotion's circuit runs along ``path`` and ends in the emotion's read-out."""
         names = [str(step) for step in path] + [e.value]
-        self.edges[e].update(pairwise(names))
+        self.edges[context, e].update(pairwise(names))
 
     def _draw(self, places: list[sites.Component]) -> sites.Component:
         return places[int(self.rng.integers(len(places)))]

@@ -1,4 +1,4 @@
-"""The kinds of planted model, each with a hand-worked example, and the parts they are put together from.
+"""The kinds of planted model, each with a hand-worked example.
 
 Numbers common to all kinds. A cue word of strength s holds s of its emotion's feature. The cue scores 24 with a mover
 head, the first token 8 and any other token 0, so the cue gets all the attention of the read-out token but e^-16 = 1e-7
@@ -16,22 +16,47 @@ six cues of the scenario are as strong as this one:
   logit differences sum to nothing, so whatever raises one emotion lowers the rest. It is gone under zero ablation.
 
 Under zero ablation all three are 5.7, 5.7 and 0.
+
+All kinds at s = 1.2: the clean logit difference, its loss when one node is ablated by ``mean_scenario`` (``zero`` in brackets),
+and what takes more than one ablation to see. The examples are worked out in the docstring of each kind's function, here
+and in :mod:`.partners` and :mod:`.contexts`.
+
+================  =======  ========================================  ==============================================
+kind              clean    one node                                  together
+================  =======  ========================================  ==============================================
+chain             5.7      head 5.7 (5.7), neuron 4.75 (5.7)         the same: a chain breaks at any link
+shared_head       5.7      head 5.7 (5.7), neuron 4.75 (5.7)         the same
+redundant         3.6      each head 0 (0),                          both heads 3.6 (3.6), rise and clip 3 (3.6)
+                           rise 19 (22.8), clip -16 (-19.2)
+backup            5.7      first head 0 (0), second 0 (0),           both heads 5.7 (5.7),
+                           first neuron 4.75 (5.7), second 0 (0)     first head and second neuron 5.7 (5.7)
+inhibitor, mixed  3.42     head 3.42 (3.42), neuron 2.85 (3.42),     inhibitor and head 3.42 (3.42)
+                           inhibitor -1.9 (-2.28),
+                           undertone head -2.28 (-2.28)
+composite         5.7      of the context: head 5.7 (5.7), neuron    nodes of both contexts: as those of the row's own
+                           4.75 (5.7); of the other: 0 (0)
+forked            5.7      head 5.7 (5.7), neuron of the context     the same
+                           4.75 (5.7), of the other 0 (0)
+two_directions    5.7      as composite                              as composite
+================  =======  ========================================  ==============================================
+
+Effects of single components cannot recover ``redundant`` and ``backup``: those of their heads are zero. (The gradient
+at the clean run misses the two heads of ``redundant``, integrated gradients find them; the second head of ``backup``
+and what follows it have a score of exactly zero by every gradient.) Every other kind can be recovered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
-import numpy as np
+from circuits.model.planted.board import EMBED, Board
+from circuits.model.planted.contexts import composite, forked, two_directions
+from circuits.model.planted.partners import backup, inhibitor, redundant
+from circuits.model.planted.parts import early, mover, reader
+from circuits.prompts.emotions import EMOTIONS
 
-from circuits.model.planted.board import EMBED, Board, HeadSpec, NeuronSpec
-from circuits.prompts.emotions import EMOTIONS, Emotion
-
-__all__ = ["CHANCE_WORDS", "PLANS", "PlantedKind"]
-
-CUE_SCORE, REST_SCORE = 24.0, 8.0
-GAIN, THRESHOLD = 2.0, 0.5
+__all__ = ["CHANCE_WORDS", "EXTRA_FEATURES", "PLANS", "PlantedKind"]
 
 
 class PlantedKind(StrEnum):
@@ -43,6 +68,18 @@ class PlantedKind(StrEnum):
     """Three heads move two emotions each; the neurons behind a head differ for its two emotions."""
     NULL = "null"
     """No circuit: everything acts on the answers, nothing knows the emotion."""
+    REDUNDANT = "redundant"
+    """Two heads, either suffices."""
+    BACKUP = "backup"
+    """A second head acts only when the first is gone."""
+    INHIBITOR = "inhibitor"
+    """A neuron dampens the emotion, as a factor, when another emotion sounds along."""
+    COMPOSITE = "composite"
+    """One direction, different writers and readers in two contexts."""
+    FORKED = "forked"
+    """One direction with one writer, different readers in two contexts."""
+    TWO_DIRECTIONS = "two_directions"
+    """One answer, two directions, one for each context."""
 
 
 def chain(board: Board) -> None:
@@ -51,7 +88,7 @@ def chain(board: Board) -> None:
     The head lies in the first or second layer, each neuron in a random layer behind the head's. The worked example at
     the top of the module holds as it stands: with ``theft`` at strength 1.2, head 1.2, anger neuron 1.9, "angry" 5.7.
     """
-    head = board.place_head(_early(board), mover(board, EMOTIONS))
+    head = board.place_head(early(board), mover(board, EMOTIONS))
     for e in EMOTIONS:
         neuron = board.place_neuron(range(head.layer + 1, board.dims.n_layers), reader(board, e))
         board.connect(e, EMBED, head, neuron)
@@ -70,7 +107,7 @@ def shared_head(board: Board) -> None:
     """
     order = [EMOTIONS[i] for i in board.rng.permutation(len(EMOTIONS))]
     for pair in zip(order[::2], order[1::2], strict=True):
-        head = board.place_head(_early(board), mover(board, pair))
+        head = board.place_head(early(board), mover(board, pair))
         for e in pair:
             neuron = board.place_neuron(range(head.layer, board.dims.n_layers), reader(board, e))
             board.connect(e, EMBED, head, neuron)
@@ -92,42 +129,23 @@ PLANS: Mapping[PlantedKind, Callable[[Board], None]] = {
     PlantedKind.CHAIN: chain,
     PlantedKind.SHARED_HEAD: shared_head,
     PlantedKind.NULL: null,
+    PlantedKind.REDUNDANT: redundant,
+    PlantedKind.BACKUP: backup,
+    PlantedKind.INHIBITOR: inhibitor,
+    PlantedKind.COMPOSITE: composite,
+    PlantedKind.FORKED: forked,
+    PlantedKind.TWO_DIRECTIONS: two_directions,
 }
-"""How each kind lays out its circuit. A new kind is a member, a plan and its number of chance words."""
+"""How each kind lays out its circuit. A new kind is a member at the end, a plan, and what it needs of the tables below."""
 
-CHANCE_WORDS: Mapping[PlantedKind, int] = {
-    PlantedKind.CHAIN: 1,
-    PlantedKind.SHARED_HEAD: 1,
-    PlantedKind.NULL: 4,
-}
+CHANCE_WORDS: Mapping[PlantedKind, int] = {kind: 4 if kind is PlantedKind.NULL else 1 for kind in PlantedKind}
 """Chance words per text of each kind."""
 
-
-def mover(board: Board, emotions: Collection[Emotion]) -> HeadSpec:
-    """A head that looks from the read-out token to the cue and moves these emotions' features, strength unchanged.
-
-    Other tokens look at the first token, which holds nothing to move.
-    """
-    space = board.space
-    # A score is divided by sqrt(d_head); query and key share the factor that makes up for it.
-    to_cue, to_start = (np.sqrt(score * np.sqrt(board.dims.d_head)) for score in (CUE_SCORE, REST_SCORE))
-    return HeadSpec(
-        query=np.stack([to_cue * space.is_readout, to_start * space.one]),
-        key=np.stack([to_cue * space.is_cue, to_start * space.start]),
-        value=np.stack([space.cue(e) for e in emotions]),
-        output=np.stack([space.moved(e) for e in emotions], axis=1),
-    )
-
-
-def reader(board: Board, e: Emotion) -> NeuronSpec:
-    """The neuron that turns the moved emotion into its answer: ``relu(2 s - 0.5)``, three times that in logits."""
-    space = board.space
-    return NeuronSpec(
-        read=GAIN * space.moved(e) - THRESHOLD * space.one,
-        write=space.answer(e),
-    )
-
-
-def _early(board: Board) -> range:
-    """Layers for movers: the first two, and never the last, so that a later layer remains."""
-    return range(min(2, board.dims.n_layers - 1))
+EXTRA_FEATURES: Mapping[PlantedKind, int] = dict.fromkeys(PlantedKind, 0) | {
+    PlantedKind.BACKUP: 6,
+    PlantedKind.INHIBITOR: 18,
+    PlantedKind.COMPOSITE: 2,
+    PlantedKind.FORKED: 2,
+    PlantedKind.TWO_DIRECTIONS: 8,
+}
+"""Axes of the stream each kind needs beyond those with a name (:meth:`.space.Space.extra`)."""

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from circuits.prompts.emotions import EMOTIONS, Emotion
 
-__all__ = ["Dims", "PlantedSize", "Space", "Vector"]
+__all__ = ["Dims", "PlantedNorm", "PlantedSize", "Space", "Vector"]
 
 Vector = Float[NDArray[np.float64], " d_model"]
+_NAMED = 23
+"""Axes with a name in every kind."""
 
 
 class PlantedSize(StrEnum):
@@ -31,6 +33,19 @@ class PlantedSize(StrEnum):
     """3 layers of 4 heads and 24 neurons (84 components), 48 scenarios: exact sweeps take seconds."""
     MEDIUM = "medium"
     """6 layers of 8 heads and 96 neurons (624 components), 60 scenarios: screening begins to pay."""
+    LARGE = "large"
+    """8 layers of 16 heads and 256 neurons (2,176 components), 60 scenarios: an exact sweep takes minutes."""
+
+
+class PlantedNorm(StrEnum):
+    """What stands before every half-layer and before the unembedding."""
+
+    NONE = "none"
+    """Norms that are the identity: streams and logits are sums, and the worked examples hold to rounding."""
+    LAYER = "layer"
+    """Layer norm (the model is then a stock StableLM): whatever is ablated, the rest of the stream grows."""
+    RMS = "rms"
+    """RMS norm, with the same consequence."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,8 @@ class Dims:
                 return cls(n_layers=3, n_heads=4, d_head=16, d_mlp=24, n_scenarios=48, n_cues=4)
             case PlantedSize.MEDIUM:
                 return cls(n_layers=6, n_heads=8, d_head=16, d_mlp=96, n_scenarios=60, n_cues=6)
+            case PlantedSize.LARGE:
+                return cls(n_layers=8, n_heads=16, d_head=16, d_mlp=256, n_scenarios=60, n_cues=6)
 
 
 @dataclass(frozen=True)
@@ -65,9 +82,16 @@ class Space:
     Four pools hold what has no meaning of its own: ``plot`` (content of the filler words), ``mixed`` (what background
     components write for each other), ``chance`` (content of the chance words) and ``heard`` (chance content once a head
     has moved it). What is left is ``silent``: read by no component and by no answer word, only by filler words.
+
+    Attributes:
+        n_extra: axes a kind keeps for features of its own, taken from the pools.
+        centred: keep the last axis empty. The stream is turned so that it becomes the direction (1, ..., 1), and layer
+            norm, which takes the mean away, takes nothing away.
     """
 
     d_model: int
+    n_extra: int = 0
+    centred: bool = False
 
     def cue(self, e: Emotion) -> Vector:
         """The emotion as the cue word's embedding carries it."""
@@ -111,6 +135,10 @@ class Space:
         """Present on every chance word."""
         return self._axis(22)
 
+    def extra(self, index: int) -> Vector:
+        """One of the ``n_extra`` features that mean what the kind says."""
+        return self._axis(_NAMED + index)
+
     @property
     def plot(self) -> slice:
         return self._pools[0]
@@ -140,8 +168,9 @@ class Space:
 
     @cached_property
     def _pools(self) -> tuple[slice, ...]:
-        first, share = 23, (self.d_model - 23) // 5
-        ends = [first + share * i for i in range(5)] + [self.d_model]
+        first = _NAMED + self.n_extra
+        share = (self.d_model - first) // 5
+        ends = [first + share * i for i in range(5)] + [self.d_model - self.centred]
         return tuple(slice(a, b) for a, b in pairwise(ends))
 
     def _axis(self, index: int) -> Vector:
