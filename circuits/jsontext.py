@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
-__all__ = ["canonical", "fingerprint", "loads"]
+import numpy as np
+
+from circuits.errors import RunError
+
+__all__ = ["canonical", "fingerprint", "loads", "plain"]
 
 
 def loads(text: str) -> Any:
@@ -38,6 +43,25 @@ def canonical(value: Any) -> str:
 def fingerprint(value: Any) -> str:
     """SHA-256 of the canonical text, in hexadecimal."""
     return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def plain(value: object) -> Any:
+    """JSON values out of numpy scalars, enums, tuples and paths; a number that does not exist becomes None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, str):
+        return str(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    raise RunError(f"a {type(value).__name__} cannot be written as JSON; expected numbers, texts, lists, objects")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

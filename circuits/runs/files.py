@@ -22,6 +22,7 @@ from pyarrow import ArrowException
 
 from circuits import jsontext
 from circuits.errors import RunError
+from circuits.jsontext import plain as _plain
 
 __all__ = [
     "inside", "read_json", "read_table", "read_tensors", "sweep", "temporary", "write_bytes", "write_graphml", "write_json",
@@ -162,22 +163,3 @@ def write_graphml(path: Path, graph: nx.DiGraph) -> None:
     buffer = io.BytesIO()
     nx.write_graphml(graph, buffer)
     write_bytes(path, buffer.getvalue())
-
-
-def _plain(value: object) -> Any:
-    """JSON values out of numpy scalars, enums, tuples and paths; a number that does not exist becomes None."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, str):
-        return str(value)
-    if value is None or isinstance(value, bool | int):
-        return value
-    raise RunError(f"a {type(value).__name__} cannot be written as JSON; expected numbers, texts, lists, objects")
