@@ -65,7 +65,10 @@ def plain(value: object) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = dict(pairs)
+    if len(result) == len(pairs):
+        return result
+    result.clear()
     for key, value in pairs:
         if key in result:
             raise ValueError(f"the key {key!r} occurs twice")

@@ -7,7 +7,7 @@ and a graph's attributes become a circuit after each was checked.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from circuits.prompts.emotions import EMOTIONS, Emotion, emotion
 if TYPE_CHECKING:
     from circuits.circuit.graph import Circuit, Edge, Node
 
-__all__ = ["MOST_EDGES", "MOST_NODES", "circuit", "malformed", "of_edges", "of_node", "require_size"]
+__all__ = ["MOST_EDGES", "MOST_NODES", "circuit", "malformed", "of_edges", "of_node", "require_size", "strongest_first"]
 
 MOST_NODES = 100_000
 MOST_EDGES = 2_000_000
@@ -133,7 +133,8 @@ def _circuit(
             )
     if sources > 1 or len(set(readouts)) < len(readouts):
         raise RunError(f"a circuit file lists a node twice; expected {EMBED!r} and each read-out once")
-    own = emotion(graph["emotion"]) if "emotion" in graph or len(readouts) != 1 else readouts[0]
+    # Formats without attributes of the graph still have its read-outs.
+    own = emotion(graph["emotion"]) if "emotion" in graph or not readouts else _ordered(set(readouts))[0]
     emotions = _ordered({own, *readouts})
     if emotions[0] is not own:
         raise RunError(
@@ -156,7 +157,12 @@ def _circuit(
                 raise RunError(f"the edge {source} -> {target} enters input {edge.input!r}; only heads have inputs")
             _require_emotions(edge.emotions, edge.weights, emotions, f"{source} -> {target}")
         found += parts
-    return Circuit(own, tuple(components.values()), tuple(found), _judgement(graph), emotions[1:])
+    return Circuit(own, tuple(components.values()), strongest_first(found), _judgement(graph), emotions[1:])
+
+
+def strongest_first(edges: Iterable[Edge]) -> tuple[Edge, ...]:
+    """The order of a circuit's edges, which a graph does not keep."""
+    return tuple(sorted(edges, key=lambda edge: (-abs(edge.weight), *edge.key)))
 
 
 def _node(name: str, item: Attributes, sparse: bool) -> Node:

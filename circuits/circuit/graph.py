@@ -160,7 +160,7 @@ class Circuit:
 
     def to_networkx(self) -> nx.DiGraph:
         """A directed graph with typed attributes; ``graph`` holds the emotion, the judgement's plain numbers, and all of it as
-        JSON text. :meth:`from_networkx` gives an equal circuit back.
+        JSON text. :meth:`from_networkx` gives an equal circuit back, edges strongest first.
 
         Node attributes: ``role`` (source, component, readout), ``kind``, ``layer``, ``half``, ``index``, ``effect``, ``low``,
         ``high``, ``q``, ``direct`` [logits], ``verified``; for further emotions ``effect_fear``, ``low_fear`` ...
@@ -170,7 +170,8 @@ class Circuit:
         """
         plain = {k: v for k, v in self.judgement.items() if isinstance(v, str | int | float | bool)}
         text = json.dumps(jsontext.plain(self.judgement), allow_nan=False)
-        graph = nx.DiGraph(**{"unit": "logits", **plain, "emotion": str(self.emotion), "judgement": text})
+        graph = nx.DiGraph()
+        graph.graph |= {"unit": "logits", **plain, "emotion": str(self.emotion), "judgement": text}
         graph.add_node(EMBED, role="source", kind="embed", layer=-1, half="embed")
         for node in self.nodes:
             graph.add_node(node.name, **attributes.of_node(node))
@@ -185,7 +186,7 @@ class Circuit:
         return graph
 
     @classmethod
-    def from_networkx(cls, graph: nx.DiGraph) -> Circuit:
+    def from_networkx(cls, graph: nx.Graph) -> Circuit:
         """Inverse of :meth:`to_networkx`; a missing number of an interval is NaN.
 
         Raises:

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from circuits.circuit.formats import to_graphml
 from circuits.circuit.graph import Circuit
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
 from circuits.compare.table import Comparison
@@ -360,8 +361,7 @@ class RunWriter:
         self._done(name)
 
     def graphml(self, name: str, circuit: Circuit) -> None:
-        files.write_graphml(self._path(name), circuit.to_networkx())
-        self._done(name)
+        self.text(name, to_graphml(circuit))
 
     def text(self, name: str, text: str) -> None:
         files.write_bytes(self._path(name), text.encode("utf-8"))

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from circuits.errors import RunError
 from circuits.jsontext import plain as _plain
 
 __all__ = [
-    "inside", "read_json", "read_table", "read_tensors", "sweep", "temporary", "write_bytes", "write_graphml", "write_json",
+    "inside", "read_bytes", "read_json", "read_table", "read_tensors", "sweep", "temporary", "write_bytes", "write_json",
     "write_table", "write_tensors",
 ]  # fmt: skip
 
@@ -99,6 +98,20 @@ def write_json(path: Path, value: object) -> None:
     write_bytes(path, (text + "\n").encode("utf-8"))
 
 
+def read_bytes(path: Path, most: int) -> bytes:
+    """Raises RunError when the file is missing, no file, or larger than ``most`` bytes."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{str(path)[:_LONGEST]} cannot be read: {getattr(error, 'strerror', error)}; name a file"
+        ) from None
+    if len(data) > most:
+        raise RunError(f"{path} has more than {most:,} bytes; expected a smaller file")
+    return data
+
+
 def read_json(path: Path) -> Any:
     """Raises RunError when the file is missing, no UTF-8, or no strict JSON."""
     try:
@@ -156,10 +169,3 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         raise RunError(f"{path} is missing; run circuits discover again") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise RunError(f"{path} is not a readable safetensors file: {error}; run circuits discover again") from None
-
-
-def write_graphml(path: Path, graph: nx.DiGraph) -> None:
-    """GraphML with typed attributes, as Gephi, Cytoscape and yEd read it."""
-    buffer = io.BytesIO()
-    nx.write_graphml(graph, buffer)
-    write_bytes(path, buffer.getvalue())

@@ -56,7 +56,7 @@ def circuit_of(e: Emotion = Emotion.FEAR) -> Circuit:
         Node(parse("L0H1"), 0.5, 0.25, 0.75, 0.01, True, 0.125),
         Node(parse("L1N2"), -0.5, nan, nan, nan, False, 0.0),
     )
-    edges = (Edge("embed", "L0H1", 0.25, nan, nan, "direct"), Edge("L1N2", str(e), -0.5, -1.0, 0.0, "direct"))
+    edges = (Edge("L1N2", str(e), -0.5, -1.0, 0.0, "direct"), Edge("embed", "L0H1", 0.25, nan, nan, "gradient"))
     return Circuit(e, nodes, edges, JUDGEMENT)
 
 

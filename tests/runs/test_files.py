@@ -12,7 +12,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -353,13 +352,3 @@ def test_a_damaged_file_is_read_or_refused_by_name(
         read(tmp_path / "x")
     except CircuitsError:
         assert bytes(data) != whole
-
-
-def test_a_graph_round_trip(tmp_path: Path) -> None:
-    graph = nx.DiGraph(unit="logits")
-    graph.add_node("L0H1", layer=0, effect=0.5, verified=True)
-    graph.add_edge("embed", "L0H1", weight=-0.25)
-    files.write_graphml(tmp_path / "x.graphml", graph)
-    read = nx.read_graphml(tmp_path / "x.graphml")
-    assert read.nodes["L0H1"] == {"layer": 0, "effect": 0.5, "verified": True}
-    assert read.edges["embed", "L0H1"] == {"weight": -0.25}
