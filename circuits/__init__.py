@@ -46,12 +46,14 @@ _HOMES = {
     "open_sweep": "circuits.runs.sweep",
     "planted": "circuits.model.planted",
     "probe": "circuits.directions.estimators",
+    "read_circuit": "circuits.runs.sides",
     "read_prompts": "circuits.prompts.datasets",
     "sweep": "circuits.runs.sweep",
+    "testing": "circuits.testing",
     "validate_prompts": "circuits.prompts.validation",
 }
 
-_MODULES = frozenset({"figures"})
+_MODULES = frozenset({"figures", "testing"})
 
 __all__ = [
     "EMOTIONS",
@@ -86,12 +88,15 @@ __all__ = [
     "open_sweep",
     "planted",
     "probe",
+    "read_circuit",
     "read_prompts",
     "sweep",
+    "testing",
     "validate_prompts",
 ]
 
 if TYPE_CHECKING:
+    from circuits import testing
     from circuits.circuit.graph import Circuit
     from circuits.directions.estimators import contrast, estimate_directions, grand_mean, probe
     from circuits.directions.vectors import Directions
@@ -109,6 +114,7 @@ if TYPE_CHECKING:
     from circuits.prompts.emotions import EMOTIONS, Emotion
     from circuits.prompts.validation import validate_prompts
     from circuits.runs.directory import Run, open_run
+    from circuits.runs.sides import read_circuit
     from circuits.runs.sweep import Sweep, open_sweep, sweep
     from circuits.settings import Settings
     from circuits.show import figures

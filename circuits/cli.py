@@ -184,6 +184,65 @@ def show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
     show_run(open_run(run), _out)
 
 
+@app.command(epilog="Examples: circuits compare runs/before runs/after --html differences.html\n\n"
+             "Example: circuits compare runs/new runs/golden --min-jaccard 0.8 --max-effect-change 0.1")  # fmt: skip
+def compare(
+    new: Annotated[Path, typer.Argument(help="A run directory, or a circuit's file (.json, .graphml, .gexf).")],
+    golden: Annotated[Path, typer.Argument(help="The run directory or circuit's file it is held against.")],
+    min_jaccard: Annotated[
+        float | None,
+        typer.Option(
+            help="Fail when the share of nodes that both circuits have is below this and, where GOLDEN knows its own "
+            "Jaccard under resampling, also below the lower 2.5% bound of that."
+        ),
+    ] = None,
+    max_effect_change: Annotated[
+        float | None,
+        typer.Option(
+            help="Fail when a node of both circuits changed its effect by more than this share of GOLDEN's largest effect "
+            "and the two 95% intervals have no value in common."
+        ),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Draw the differences on this page.")] = None,
+) -> None:
+    """Say what differs between the circuits of two runs: two models, two prompt sets, two settings.
+
+    With a bound, exit status 1 and a reason for each circuit that moved beyond its own resampling noise. Different models are
+    matched by what both have.
+    """
+    from circuits.runs.exporting import keep_page
+    from circuits.runs.sides import compare as compared
+    from circuits.runs.sides import side
+    from circuits.show.differences import differences_page, show_differences
+    from circuits.show.words import visible
+
+    found = compared(side(new), side(golden))
+    reasons = found.moved(min_jaccard, max_effect_change)
+    show_differences(found, _out)
+    if html is not None:
+        keep_page(html, differences_page(found))
+        _out.print(f"open {escape(visible(html))}", soft_wrap=True)
+    for reason in reasons:
+        _err.print(f"[red]moved[/] {escape(visible(reason))}", soft_wrap=True)
+    if reasons:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: circuits export runs/embedded-microstories-1a2b3c4d --format gexf --out graphs")
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")],
+    format: Annotated[str, typer.Option(help="json, graphml, gexf, mib or csv (two tables).")] = "graphml",
+) -> None:
+    """Write a run's circuits for other programs: Gephi, Cytoscape, yEd, networkx, MIB's evaluation, spreadsheets."""
+    from circuits.runs.directory import open_run
+    from circuits.runs.exporting import export as written
+    from circuits.show.words import visible
+
+    for path in written(open_run(run), format, out):
+        _out.print(escape(visible(path)), soft_wrap=True)
+
+
 @app.command(epilog="Example: circuits check gpt2")
 def check(
     model: Annotated[str, typer.Argument(help="'embedded', a local directory, or a hub name.")],

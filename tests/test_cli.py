@@ -103,7 +103,7 @@ def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
 
 def test_help_names_every_command_with_an_example(circuits: Circuits) -> None:
     shown = circuits("--help").out
-    for command in ("discover", "measure", "plan", "show", "check", "prompts"):
+    for command in ("discover", "measure", "plan", "show", "compare", "export", "check", "prompts"):
         assert command in shown
         assert re.search("Examples?: circuits", circuits(command, "--help").out)
 
@@ -139,6 +139,9 @@ BAD: list[tuple[str, Callable[[Path], tuple[object, ...]], str]] = [
     ("show", lambda d: (d / "nowhere",), "no run directory .*; make one with: circuits discover --out"),
     ("show", lambda d: (d,), r"is no run directory: it has no manifest\.json"),
     ("show", lambda d: (bad_line(d / "x.jsonl"),), "no run directory"),
+    ("compare", lambda d: (d / "nowhere", d / "nowhere"), "no run directory"),
+    ("compare", lambda d: (bad_line(d / "x.json"), d), r"x\.json: not a circuit of this package"),
+    ("export", lambda d: (d, "--out", d), "is no run directory"),
     ("check", lambda d: ("no-such-model",), "is not a local directory nor in the local cache"),
     ("check", lambda d: (d,), r"has no config\.json"),
     ("check", lambda d: (d / "nowhere",), "is not a directory"),
@@ -301,6 +304,37 @@ def test_show_says_the_same_as_discover(run: Path, circuits: Circuits, model: Pa
         assert re.sub(r"\s+", " ", notice) in re.sub(r"\s+", " ", found.out)
     assert "who writes the emotion direction at L2.post" in found.out
     assert found.out.endswith(f"open {run}/report.html\n")
+
+
+def test_a_run_compared_with_itself_has_not_moved(run: Path, circuits: Circuits, tmp_path: Path) -> None:
+    page = tmp_path / "[red]page.html"
+    found = circuits("compare", run, run, "--min-jaccard", 1, "--max-effect-change", 0, "--html", page)
+    assert (found.status, found.err) == (0, "")
+    assert found.out.startswith(f"{run} beside {run}\n")
+    assert found.out.endswith(f"open {page}\n")
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_moved_circuit_gives_status_1_and_a_reason(run: Path, circuits: Circuits, tmp_path: Path) -> None:
+    golden = tmp_path / "fear.json"
+    data = json.loads((run / "circuits/fear.json").read_text())
+    data["nodes"] = [n for n in data["nodes"] if n["role"] != "component"]
+    data["nodes"].append({
+        "id": "L0H0", "role": "component", "kind": "head", "effect": 1.0, "low": None, "high": None, "q": None, "direct": 0.0,
+        "verified": True,
+    })  # fmt: skip
+    golden.write_text(json.dumps({**data, "edges": []}))
+    assert circuits("compare", run, golden).status == 0
+    found = circuits("compare", golden, run, "--min-jaccard", 1)
+    assert found.status == 1
+    assert found.err.startswith("moved fear: Jaccard of nodes ")
+    assert found.err.count("\n") == 1
+
+
+def test_export_writes_a_file_an_emotion(run: Path, circuits: Circuits, tmp_path: Path) -> None:
+    found = circuits("export", run, "--format", "gexf", "--out", tmp_path / "[red]graphs")
+    assert found.status == 0
+    assert found.out.split() == [f"{tmp_path}/[red]graphs/{e}.gexf" for e in EMOTIONS]
 
 
 def test_discovering_again_shows_the_finished_run(run: Path, model: Path, prompts: Path, circuits: Circuits) -> None:

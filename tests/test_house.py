@@ -14,14 +14,14 @@ ROOT = Path(circuits.__file__).parent
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
 ROOMS = ("prompts", "model", "directions", "effects", "circuit", "compare", "runs", "show")
 LEAVES = ("errors", "jsontext", "shipped", "settings", "versions")
-TOP = ("walk", "cli", "__main__")
+TOP = ("walk", "cli", "testing", "__main__")
 LARGEST = 420
 
 PUBLIC = [
     "EMOTIONS", "Ablation", "Certified", "Circuit", "CircuitsError", "Component", "Directions", "Effects", "Emotion", "Method",
     "Model", "Planted", "Positions", "Prompts", "Run", "Settings", "Sweep", "__version__", "capture", "certify", "contrast",
     "discover", "estimate_directions", "figures", "grand_mean", "load", "measure", "measure_positions", "open_run",
-    "open_sweep", "planted", "probe", "read_prompts", "sweep", "validate_prompts",
+    "open_sweep", "planted", "probe", "read_circuit", "read_prompts", "sweep", "testing", "validate_prompts",
 ]  # fmt: skip
 
 
