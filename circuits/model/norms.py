@@ -66,6 +66,20 @@ class Norm:
         """``1 / sqrt(mean(x²) + eps)`` of an already centred ``x``."""
         return torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
 
+    def pulled(
+        self, x: Float[Tensor, "*batch d_model"], gradient: Float[Tensor, "*many d_model"]
+    ) -> Float[Tensor, "*many d_model"]:
+        """The gradient at ``x`` of what has ``gradient`` at the normalised ``x``, in closed form.
+
+        With ``m = weight · gradient`` and ``y = C(x) s``: ``s C(m - y mean(y m))``; ``gradient`` may have axes in front.
+        """
+        y = self.centre(x)
+        scale = self.scale(y)
+        y = y * scale
+        m = gradient if self.weight is None else gradient * self.weight
+        along = (m * y).mean(-1, keepdim=True)
+        return self.centre(m.addcmul(y, along, value=-1)).mul_(scale)
+
     def gain(self, like: Tensor) -> Float[Tensor, " d_model"]:
         """The weight, ones where there is none."""
         return torch.ones(like.shape[-1], device=like.device, dtype=like.dtype) if self.weight is None else self.weight

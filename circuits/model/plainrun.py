@@ -26,12 +26,13 @@ from torch import Tensor
 
 from circuits.model.anatomy import Model
 from circuits.model.ascent import Ascent, Kept
+from circuits.model.branches import PlainBranches, reheard
 from circuits.model.extraction import CLOSE, NoFit, deviation, surroundings
 from circuits.model.machine import Recent, precise
 from circuits.model.plain import PlainBlock, Surroundings
 from circuits.model.resuming import Change, Instead, Replaced, Resumer, Subsets, Trace
 from circuits.model.running import Recording
-from circuits.model.sites import Kind
+from circuits.model.sites import Half, Input, Kind
 
 __all__ = ["PlainRun"]
 
@@ -118,6 +119,17 @@ class PlainRun(Resumer):
                 post = passed(here, Kind.NEURON, block.activations(mid if block.sequential else own))
                 rows = mid + passed(here, Kind.MLP, block.behind(False, block.mlp_sum(post)))
         return Trace.of_lists(layer, found, rows[0, :, 0])
+
+    def branches(self, stream: Tensor) -> PlainBranches:
+        with precise(self.model.device):
+            return PlainBranches(self.blocks, self.around, stream, self.picked)
+
+    def reheard(self, place: Input, streams: Tensor) -> Change:
+        layer = place.component.layer
+        block = self.blocks[layer]
+        after = place.component.half is Half.MLP and block.sequential
+        clean = (self.run.mid if after else self.run.pre)[layer][None].to(block.dtype)
+        return reheard(block, self.around[layer], place, clean, streams.to(clean))
 
     def _picked_all(self, tensor: Tensor) -> Tensor:
         """``[prompt, pos, ..]`` at the read-out: ``[prompt, 1, ..]``."""

@@ -9,11 +9,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from circuits.errors import UnsupportedModelError
 from circuits.model.anatomy import Model, Tokens
 from circuits.model.laws import short_prompt
-from circuits.model.resuming import Change, Instead, Replaced, Resumer, Subsets, Trace
+from circuits.model.resuming import Branches, Change, Instead, Replaced, Resumer, Slopes, Subsets, Trace
 from circuits.model.running import Hook, Recording, final_stream, hook_name, hooked, record
-from circuits.model.sites import Half, Kind
+from circuits.model.sites import Half, Input, Kind
 
 __all__ = ["Replay"]
 
@@ -68,6 +69,34 @@ class Replay(Resumer):
                 stream = self._block(here, stream, 1)
         return Trace.of_lists(layer, found, self.picked(stream)[:, 0])
 
+    def branches(self, stream: Tensor) -> _Branches:
+        return _Branches(self, stream)
+
+    def reheard(self, place: Input, streams: Tensor) -> Change:
+        _require_whole(self, place)
+        component, chunk = place.component, len(streams)
+        layer, half = component.layer, component.half
+        kept: list[Tensor] = []
+        hooks: dict[str, Hook] = {hook_name(layer, component.kind): _kept_in(kept)}
+        pre = self.run.pre[layer]
+        entered = streams.flatten(0, 1)
+        if half is Half.MLP and self.model.capabilities.sequential:
+            # The MLP reads ``resid_pre + attn_out``; what attention puts out is made to fit the streams it shall read.
+            out = entered - pre.repeat(chunk, 1, 1)
+            hooks[hook_name(layer, Kind.ATTN)] = lambda _tensor: out
+            entered = pre.repeat(chunk, 1, 1)
+        with hooked(self.model, hooks), torch.no_grad():
+            self._block(layer, entered, chunk)
+        found = kept[0].view(chunk, -1, *kept[0].shape[1:])
+        gain = found - self.run.streams.of(component.kind)[layer]
+        if component.kind is Kind.MLP:
+            return Change(layer, half, gain)
+        if component.kind is Kind.HEAD:
+            write = self.model.W_O(layer)[None, component.index]
+            return Change(layer, half, gain[:, :, :, component.index], write.expand(chunk, -1, -1))
+        write = self.model.W_out(layer)[None, component.index, None]
+        return Change(layer, half, gain[..., component.index, None], write.expand(chunk, -1, -1))
+
     def _after(self, change: Change, at_readout: bool) -> Tensor:
         layer, chunk, full = change.layer, len(change), change.full
         if at_readout:
@@ -92,6 +121,70 @@ class Replay(Resumer):
         output = self.model.bridge.blocks[layer](stream, *args, **kwargs)
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
+
+
+def _require_whole(replay: Replay, place: Input) -> None:
+    if place.part is not None:
+        raise UnsupportedModelError(
+            f"{replay.model.name} cannot tell {place} from the head's other inputs: {replay.notice}; name the whole head"
+        )
+
+
+def _kept_in(kept: list[Tensor]) -> Hook:
+    def hook(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor  # hook_z is a reshaped view: returning the very tensor keeps it on autograd's path
+
+    return hook
+
+
+class _Branches(Branches):
+    """A run through the bridge's blocks under autograd: each slope is a backward through one half-layer."""
+
+    @torch.enable_grad()
+    def __init__(self, replay: Replay, stream: Tensor) -> None:
+        self.replay = replay
+        model = replay.model
+        self.kinds = [kind for kind in (Kind.HEAD, Kind.NEURON, Kind.MLP) if kind is not Kind.NEURON or model.d_mlp]
+        layers = range(model.n_layers)
+        self.writes: dict[Kind, list[Tensor]] = {kind: [] for kind in self.kinds}
+        self.pre: list[Tensor] = []
+        self.mid: list[Tensor] = []
+        hooks = {hook_name(layer, kind): _kept_in(self.writes[kind]) for layer in layers for kind in self.kinds}
+        if model.capabilities.sequential:
+            hooks |= {f"blocks.{layer}.hook_resid_mid": _kept_in(self.mid) for layer in layers}
+        stream = stream.detach().requires_grad_(True)
+        with hooked(model, hooks):
+            for layer in layers:
+                self.pre.append(stream)
+                stream = replay._block(layer, stream, 1)
+        self.final = replay.picked(stream)[:, 0]
+
+    def pull(self, metric: Tensor, *, keep: bool) -> _Slopes:
+        tensors = [tensor for kind in self.kinds for tensor in self.writes[kind]]
+        found = torch.autograd.grad(metric, tensors, retain_graph=True)  # slopes go through the graph again
+        count = len(self.pre)
+        return _Slopes(self, {k: found[i * count : (i + 1) * count] for i, k in enumerate(self.kinds)})
+
+
+class _Slopes(Slopes):
+    def __init__(self, run: _Branches, gradients: dict[Kind, tuple[Tensor, ...]]) -> None:
+        self._run = run
+        self._gradients = gradients
+
+    @torch.enable_grad()
+    def at(self, inputs: Sequence[Input]) -> Tensor:
+        run = self._run
+        found = []
+        for one in inputs:
+            _require_whole(run.replay, one)
+            kind, layer, index = one.component.kind, one.component.layer, one.component.index
+            part = (slice(None), slice(None), index) if kind is not Kind.MLP else ()
+            local = (run.writes[kind][layer][part] * self._gradients[kind][layer][part]).sum()
+            after = one.component.half is Half.MLP and run.replay.model.capabilities.sequential
+            source = run.mid[layer] if after else run.pre[layer]
+            found.append(torch.autograd.grad(local, source, retain_graph=True)[0])
+        return torch.stack(found)
 
 
 def _outside(keep: Tensor, replaced: Tensor) -> Hook:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from circuits.model.anatomy import Model, Tokens
 from circuits.model.running import Recording
-from circuits.model.sites import Half, Kind
+from circuits.model.sites import Half, Input, Kind
 
-__all__ = ["Change", "Instead", "Replaced", "Resumer", "Subsets", "Trace"]
+__all__ = ["Branches", "Change", "Instead", "Replaced", "Resumer", "Slopes", "Subsets", "Trace"]
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,35 @@ class Trace:
         return {Kind.HEAD: self.z, Kind.NEURON: self.post, Kind.ATTN: self.attn_out, Kind.MLP: self.mlp_out}[kind]
 
 
+class Slopes(ABC):
+    """How one metric changes with what single inputs read."""
+
+    @abstractmethod
+    def at(self, inputs: Sequence[Input]) -> Float[Tensor, "input prompt pos d_model"]:
+        """Gradients at the stream as read by each of some inputs of one layer and half, through this input alone.
+
+        Norms in front are differentiated. Heads that share keys and values have a share each, which is what reaches the
+        metric through the head's own scores (or its own mix); the shares sum to the gradient of the shared head.
+
+        Raises:
+            UnsupportedModelError: a head's part is named where the model is replayed.
+        """
+
+
+class Branches(ABC):
+    """One run under autograd.
+
+    Attributes:
+        final: final stream at the read-out, ``[prompt, d_model]``.
+    """
+
+    final: Tensor
+
+    @abstractmethod
+    def pull(self, metric: Float[Tensor, ""], *, keep: bool) -> Slopes:
+        """One backward from a sum over prompts of a function of ``final``; with ``keep`` another may follow."""
+
+
 class Resumer(ABC):
     """One clean run, ready to be entered above any half-layer.
 
@@ -184,6 +213,21 @@ class Resumer(ABC):
         """Run layers from ``layer`` on, entered with ``stream``, under autograd.
 
         ``stream`` or the tensor of ``instead`` (put into the first layer traced) should require gradients.
+        """
+
+    @abstractmethod
+    def branches(self, stream: Float[Tensor, "prompt pos d_model"]) -> Branches:
+        """Run all layers from ``stream`` (the embedding) under autograd, ready to be asked for slopes at inputs."""
+
+    @abstractmethod
+    def reheard(self, place: Input, streams: Float[Tensor, "chunk prompt pos d_model"]) -> Change:
+        """What a component's half-layer gains when this input alone reads other streams, the clean run's everywhere else.
+
+        Of a head whose part is named, the other parts keep the clean stream, and so do heads that share its keys and values.
+        The streams are those the half-layer reads: post-attention for an MLP, ``resid_pre`` otherwise.
+
+        Raises:
+            UnsupportedModelError: a head's part is named where the model is replayed.
         """
 
     def picked(

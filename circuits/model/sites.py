@@ -13,7 +13,9 @@ from enum import StrEnum
 
 from circuits.errors import ComponentError
 
-__all__ = ["Component", "Half", "Kind", "State", "head", "neuron", "parse", "states", "sublayer"]
+__all__ = [
+    "Component", "Half", "Input", "Kind", "Part", "State", "head", "neuron", "parse", "parse_input", "states", "sublayer",
+]  # fmt: skip
 
 
 class Kind(StrEnum):
@@ -99,6 +101,50 @@ def parse(name: str) -> Component:
     if head_index is not None:
         return Component(int(layer), Kind.HEAD, int(head_index))
     return Component(int(layer), Kind.NEURON, int(neuron_index))
+
+
+class Part(StrEnum):
+    """What of a head reads the stream."""
+
+    Q = "q"
+    K = "k"
+    V = "v"
+
+
+@dataclass(frozen=True, order=True)
+class Input:
+    """Where a component reads the stream: ``L2.mlp``, ``L4N117``, ``L2H3`` (all of a head) or ``L2H3<q>`` (its queries alone).
+
+    Whole attention half-layers read through their heads and have no input of their own.
+    """
+
+    component: Component
+    part: Part | None = None
+
+    def __post_init__(self) -> None:
+        if self.component.kind is Kind.ATTN:
+            raise ComponentError(f"{self.component} reads through its heads; name one of them, such as L2H3 or L2H3<q>")
+        if self.part is not None and self.component.kind is not Kind.HEAD:
+            raise ComponentError(f"{self.component} has no input <{self.part}>; only heads have q, k and v")
+
+    @property
+    def name(self) -> str:
+        return self.component.name if self.part is None else f"{self.component.name}<{self.part}>"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def parse_input(name: str) -> Input:
+    """The input with this name.
+
+    Raises:
+        ComponentError: the name is none of ``L2.mlp``, ``L2H3``, ``L2H3<q>``, ``L4N117``.
+    """
+    stem, bracket, rest = name.partition("<")
+    if bracket and rest not in ("q>", "k>", "v>"):
+        raise ComponentError(f"unknown input {name!r}; expected a name such as L2.mlp, L2H3, L2H3<q> or L4N117")
+    return Input(parse(stem), Part(rest[0]) if bracket else None)
 
 
 @dataclass(frozen=True, order=True)
