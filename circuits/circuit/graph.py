@@ -96,7 +96,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Edge:
-    """A direct edge with its first-order score [logits] and 95% interval; into a read-out it is the exact direct effect.
+    """A direct edge with its weight [logits] and 95% interval.
+
+    ``kind`` is ``gradient`` (first order), ``exact`` (path patching), or ``direct`` into a read-out (the exact direct effect).
 
     Attributes:
         input: the input of a head it enters, one of :data:`INPUTS`.
