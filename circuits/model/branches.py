@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.model.norms import Norm
-from circuits.model.plain import PlainBlock, Shape, Surroundings
+from circuits.model.plain import PlainBlock, Shape, Surroundings, affine
 from circuits.model.resuming import Branches, Change, Slopes
 from circuits.model.sites import Half, Input, Kind, Part
 
-__all__ = ["PlainBranches", "reheard"]
+__all__ = ["PlainBranches", "change_of", "heard"]
 
 
 @dataclass(frozen=True)
@@ -164,66 +164,64 @@ def _projected(
     return torch.bmm(gradient.flatten(1, 2), maps).view(*gradient.shape[:3], -1)
 
 
-def reheard(
+def heard(
     block: PlainBlock,
     around: Surroundings,
     place: Input,
-    clean: Tensor,
     streams: Float[Tensor, "chunk prompt pos d_model"],
-) -> Change:
-    """What a half-layer gains when one input reads ``streams`` instead of ``clean`` [1, prompt, pos, d_model].
+    clean: tuple[Tensor, ...] = (),
+) -> tuple[Tensor, ...]:
+    """A component's activation ``[chunk, prompt, pos, rank]`` when this input reads ``streams``; of a head also its q, k and v.
 
-    Both sides are computed by the same arithmetic, so that no change gives none.
+    ``clean`` is the same of the clean run; parts of a head other than the one that is named are taken from there.
     """
-    component, chunk = place.component, len(streams)
+    component, shape = place.component, block.shape
     if component.kind is Kind.MLP:
-        before, after = (block.behind(False, block.mlp_sum(block.activations(x))) for x in (clean, streams))
-        return Change(component.layer, Half.MLP, after - before)
+        return (block.behind(False, block.mlp_sum(block.activations(streams))),)
     if component.kind is Kind.NEURON:
-        norm = block.norm_mlp
-        parts = [
-            (weight[:, component.index, None], None if bias is None else bias.reshape(-1)[component.index, None])
-            for weight, bias in block.up.parts
-        ]
-        before, after = (
-            block.fired(tuple(_affine(x if norm is None else norm(x), *part) for part in parts))
-            for x in (clean, streams)
-        )
-        write = block.down[0][None, component.index, None]
-        return Change(component.layer, Half.MLP, after - before, write.expand(chunk, -1, -1))
-    shape = block.shape
-    ports = [place.part] if place.part else list(Part)
-    own = [_asked(block, around, component.index, number, clean) for number in range(3)]
-    new = [
-        _asked(block, around, component.index, number, streams)
-        if part in ports
-        else own[number].expand(chunk, -1, -1, -1, -1)
+        x = streams if block.norm_mlp is None else block.norm_mlp(streams)
+        columns = slice(component.index, component.index + 1)
+        return (block.fired(tuple(_affine(x, weight, bias, columns) for weight, bias in block.up.parts)),)
+    x = block.read(streams)
+    q, k, v = (
+        clean[1 + number].expand(len(x), -1, -1, -1, -1)
+        if clean and place.part not in (part, None)
+        else _asked(block, around, component.index, number, x)
         for number, part in enumerate(Part)
-    ]
+    )
     alone = replace(block, shape=Shape(1, 1, shape.d_head))
-    before, after = (alone.attend(q, k, v, around.mask)[..., 0, :] for q, k, v in (own, new))
-    write = block.out[0].reshape(shape.heads, shape.d_head, -1)[None, component.index]
-    return Change(component.layer, Half.ATTN, after - before, write.expand(chunk, -1, -1))
+    return alone.attend(q, k, v, around.mask)[..., 0, :], q, k, v
 
 
-def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x @ weight if bias is None else x @ weight + bias
+def change_of(block: PlainBlock, place: Input, gain: Float[Tensor, "chunk prompt pos rank"]) -> Change:
+    """What a half-layer gains when a component's activation does."""
+    component, chunk = place.component, len(gain)
+    if component.kind is Kind.MLP:
+        return Change(component.layer, Half.MLP, gain)
+    if component.kind is Kind.NEURON:
+        write = block.down[0][None, component.index, None]
+    else:
+        write = block.out[0].reshape(block.shape.heads, block.shape.d_head, -1)[None, component.index]
+    return Change(component.layer, component.half, gain, write.expand(chunk, -1, -1))
 
 
-def _asked(block: PlainBlock, around: Surroundings, head: int, number: int, streams: Tensor) -> Tensor:
-    """One head's queries (0), keys (1) or values (2), ready to attend: ``[chunk, prompt, pos, 1, d_head]``."""
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, columns: slice) -> Tensor:
+    """Some columns of a map."""
+    return affine(x, weight[:, columns], None if bias is None else bias.reshape(-1)[columns])
+
+
+def _asked(block: PlainBlock, around: Surroundings, head: int, number: int, x: Tensor) -> Tensor:
+    """One head's queries (0), keys (1) or values (2) of what its half reads: ``[chunk, prompt, pos, 1, d_head]``."""
     shape = block.shape
     own = head if number == 0 else head // shape.group
     weight, bias = block.qkv.parts[number]
     columns = slice(own * shape.d_head, (own + 1) * shape.d_head)
     norm = (block.norm_q, block.norm_k, None)[number]
-    x = block.read(streams)
     if block.flat_qk and norm is not None:
-        whole = _affine(x, weight, None if bias is None else bias.reshape(-1))
-        x, norm = norm(whole)[..., columns], None
+        asked, norm = norm(_affine(x, weight, bias, slice(None)))[..., columns], None
     else:
-        x = _affine(x, weight[:, columns], None if bias is None else bias.reshape(-1)[columns])
+        asked = _affine(x, weight, bias, columns)
     one = replace(block, shape=Shape(1, 1, shape.d_head), norm_q=norm, norm_k=norm, flat_qk=False)
     if number == 2:
-        return one.values(x)
-    return one.queries(x, around) if number == 0 else one.keys(x, around)
+        return one.values(asked)
+    return one.queries(asked, around) if number == 0 else one.keys(asked, around)

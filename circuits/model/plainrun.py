@@ -26,7 +26,7 @@ from torch import Tensor
 
 from circuits.model.anatomy import Model
 from circuits.model.ascent import Ascent, Kept
-from circuits.model.branches import PlainBranches, reheard
+from circuits.model.branches import PlainBranches, change_of, heard
 from circuits.model.extraction import CLOSE, NoFit, deviation, surroundings
 from circuits.model.machine import Recent, precise
 from circuits.model.plain import PlainBlock, Surroundings
@@ -58,6 +58,7 @@ class PlainRun(Resumer):
         self._small: dict[tuple[int, str], Tensor] = {}
         self._kept: dict[int, Kept] = {}
         self._large: Recent[tuple[int, str, int], Tensor] = Recent(_LARGE)
+        self._heard: Recent[Input, tuple[Tensor, ...]] = Recent(_LARGE)
         with precise(model.device):
             self.clean = Ascent(self, at_readout=False).from_below(run.pre[0][None])[0]
         wanted = self.picked(run.final)[:, 0]
@@ -128,8 +129,10 @@ class PlainRun(Resumer):
         layer = place.component.layer
         block = self.blocks[layer]
         after = place.component.half is Half.MLP and block.sequential
-        clean = (self.run.mid if after else self.run.pre)[layer][None].to(block.dtype)
-        return reheard(block, self.around[layer], place, clean, streams.to(clean))
+        own = (self.run.mid if after else self.run.pre)[layer][None].to(block.dtype)
+        # By the same arithmetic, so that no change gives none.
+        clean = self._heard.get(place, lambda: heard(block, self.around[layer], place, own))
+        return change_of(block, place, heard(block, self.around[layer], place, streams.to(own), clean)[0] - clean[0])
 
     def _picked_all(self, tensor: Tensor) -> Tensor:
         """``[prompt, pos, ..]`` at the read-out: ``[prompt, 1, ..]``."""

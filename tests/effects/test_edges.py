@@ -22,7 +22,7 @@ from circuits.effects.paths import edge_scores
 from circuits.errors import ComponentError, MeasurementError, UnsupportedModelError
 from circuits.model.anatomy import Model
 from circuits.model.door import load
-from circuits.model.sites import Input, head, neuron, parse_input
+from circuits.model.sites import Input, Kind, head, neuron, parse_input
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
@@ -151,13 +151,10 @@ def test_edges_into_an_input_sum_to_the_change_of_all_that_it_reads(family, mode
     for receiver in ("L1H2<q>", "L2H1<v>", "L2.mlp"):
         place = parse_input(receiver)
         layer, after = place.component.layer, receiver == "L2.mlp" and model.capabilities.sequential
-        writes = [(batch.run.streams.attn_out, batch.replaced.attn_out)] * 1 + [
-            (batch.run.streams.mlp_out, batch.replaced.mlp_out)
-        ]
         change = losses.way.clone()
-        for (clean, new), upto in zip(writes, (layer + after, layer), strict=True):
+        for kind, upto in ((Kind.ATTN, layer + after), (Kind.MLP, layer)):
             for below in range(upto):
-                change += (clean[below] - new[below]) * losses.where[..., None]
+                change += losses.amounts(kind, below)
         run = batch.resume.branches(batch.run.embed)
         with torch.enable_grad():
             metric = batch.readout(run.final)[:, 3].sum()
