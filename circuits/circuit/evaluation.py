@@ -95,7 +95,7 @@ class Bench:
             metric_keeping(resume, self.readout, piece.replaced, subsets)[..., self.emotion.column]
             for piece, resume in zip(self.texts, self._resumers, strict=True)
         ]
-        return self._by_scenario(torch.cat(parts, 1))
+        return self.by_scenario(torch.cat(parts, 1))
 
     @cached_property
     def _resumers(self) -> tuple[Resumer, ...]:
@@ -103,11 +103,11 @@ class Bench:
 
     def _whole(self) -> Array:
         clean = [self.readout(resume.clean)[:, self.emotion.column] for resume in self._resumers]
-        result: Array = self._by_scenario(torch.cat(clean)[None])[0]
+        result: Array = self.by_scenario(torch.cat(clean)[None])[0]
         return result
 
-    def _by_scenario(self, values: Tensor) -> Array:
-        """``[circuit, prompt]`` to the means of scenarios."""
+    def by_scenario(self, values: Tensor) -> Array:
+        """``[circuit, prompt]`` in the order of the texts to the means of scenarios, ``[circuit, scenario]``."""
         found, place = np.unique(np.concatenate([piece.scenarios for piece in self.texts]), return_inverse=True)
         total = np.zeros((len(found), len(values)))
         np.add.at(total, place, values.T.cpu().to(torch.float64).numpy())

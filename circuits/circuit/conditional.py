@@ -1,0 +1,327 @@
+"""The default search: a small circuit that is enough, and that nothing outside can stand in for.
+
+Ablating one component of a redundant pair, or the first of a head and its backup, shows nothing; adding one to a circuit that
+lacks both shows all there is. So effects are measured in several *worlds*: a world K is the model with the set K ablated.
+
+1. *Grow.* In the whole model components are ranked by their exact effect; the shortest top that is enough is taken. Where even
+   all of them are not, effects of *adding* are measured: what a component does when nothing but the circuit is there. Where
+   neither shows anything (two whole paths, each enough), what can be spared is taken away in halves until no more can.
+2. *Complete* (Wang et al. 2023, sec. 4.2). For K the circuit itself and every one of its members, the rest of the model should
+   be as lost without K as the rest of the circuit is: ``|m(M∖K) - m(C∖K)| ≤ tolerance``. Where it is not, something outside
+   stands in for K (or, with the other sign, holds it back): what that is shows its effect in the world K, and joins. What stood
+   in is then ablated as well, so that three of a kind are found like two.
+3. *Prune.* A member goes if, in every world where something was found, leaving it out changes next to nothing and
+   breaks no promise. Redundant parts stay, because in the world without the other they matter.
+
+Sizes are shares of ``m(M) - m(∅)``. The tolerance is ``1 - target``. Components join by a sign-flip test in the
+world where they showed (false discovery rate ``alpha`` over what was measured there).
+
+In models with more components than ``exhaustive`` all heads but only the ``screen`` neurons of largest first-order effect *in
+that world* (:mod:`circuits.circuit.slopes`) are measured; a neuron saturated there can then be missed. What the method cannot
+find: what shows only when two or more members are ablated together that do not stand in for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circuits.circuit.discovery import Case, Counted, Found
+from circuits.circuit.slopes import slopes
+from circuits.effects.statistics import MIN_SCENARIOS, benjamini_hochberg, sign_flip
+from circuits.errors import MeasurementError
+from circuits.model.sites import Component, Kind
+
+__all__ = ["Conditional"]
+
+Array = NDArray[np.float64]
+Set = frozenset[Component]
+
+_GROUP = 12
+"""Up to so many that stand in for each other, each is kept for the world in which it alone is left."""
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """Redundancy-aware search by conditional effects.
+
+    Attributes:
+        screen: neurons measured exactly in each world of a model that is too large for all.
+        exhaustive: components up to which all are measured exactly in each world.
+        floor: smallest change that counts in a world, as a share of ``m(M) - m(∅)``.
+        worlds: worlds looked into at most.
+        steps: components added one by one in a world at most.
+        patience: forwards the search may take, as a multiple of what measuring every component tried once takes.
+    """
+
+    name: str = "conditional"
+    screen: int = 64
+    exhaustive: int = 1024
+    floor: float = 0.05
+    worlds: int = 24
+    steps: int = 12
+    patience: int = 20
+
+    def bound(self, case: Case) -> float:
+        return case.effects_forwards + self.budget(case)
+
+    def budget(self, case: Case) -> int:
+        """Forwards after which the search stops as it stands; usually a few times what is tried."""
+        return self.patience * self.tried(case)
+
+    def tried(self, case: Case) -> int:
+        """Components measured exactly in each world."""
+        if len(case.components) <= self.exhaustive:
+            return len(case.components)
+        return sum(c.kind is Kind.HEAD for c in case.components) + self.screen + 3
+
+    def __call__(self, case: Case, *, target: float, alpha: float = 0.05, seed: int = 0) -> Found:
+        bound, spent = self.bound(case), case.effects_forwards
+        bench = Counted(case.bench)
+        search = _Search(case, bench, self, max(1 - target, 0.02), alpha)
+        single = case.effects.by_scenario(case.emotion).mean(0)
+        search.saw(case.effects.components, single)
+        nothing, undefined = float("nan"), ""
+        value = rest = nothing
+        try:
+            bench.ratio(bench.empty)
+            search.run()
+            chosen = search.chosen
+            if chosen:
+                value = bench.faithfulness(chosen).value
+                rest = bench.faithfulness(search.everything - chosen).value
+            else:
+                undefined = f"no head or neuron supports {case.emotion} on the select split, alone or given others"
+        except MeasurementError as error:
+            chosen, undefined = frozenset(), str(error)
+        ranked = sorted(search.largest, key=lambda c: (c not in chosen, -search.largest[c], c))
+        return Found(
+            method=self.name,
+            ranked=tuple(ranked),
+            scores=np.array([search.largest[c] for c in ranked]),
+            chosen=tuple(c for c in ranked if c in chosen),
+            faithfulness=value,
+            complement=rest,
+            reached=bool(value >= target - 1e-9),
+            bound=bound,
+            forwards=spent + search.spent + bench.forwards,
+            undefined=undefined,
+            notice=search.notice,
+        )
+
+
+class _Search:
+    """One search: what was measured so far, and the three phases."""
+
+    def __init__(self, case: Case, bench: Counted, how: Conditional, tolerance: float, alpha: float) -> None:
+        self.case, self.bench, self.how = case, bench, how
+        self.tolerance, self.alpha = tolerance, alpha
+        self.everything: Set = frozenset(case.components)
+        self.gap = float((bench.whole - bench.empty).mean())
+        self.largest: dict[Component, float] = dict.fromkeys(case.components, 0.0)
+        self.promises: list[Set] = [frozenset()]
+        self.budget = how.budget(case)
+        self.spent = 0
+        self.chosen: Set = frozenset()
+        self.notice = ""
+
+    def run(self) -> None:
+        """All phases; :attr:`chosen` is the circuit, also when the budget ends before the search."""
+        try:
+            self.chosen = self.grow(frozenset(), frozenset())
+            if self.chosen:
+                self.complete()
+                self.prune()
+        except _Spent:
+            self.notice = f"the search stopped at its budget of {self.budget} forwards; more may be redundant or spare"
+
+    def metrics(self, sets: Sequence[Set]) -> Array:
+        """The bench, as long as the budget lasts."""
+        self.pay(len(self.bench.unknown(sets)))
+        return self.bench.metrics(sets)
+
+    def pay(self, more: int) -> None:
+        if self.bench.forwards + self.spent + more > self.budget:
+            raise _Spent
+
+    # -- the three phases ------------------------------------------------------------------------------------------
+
+    def grow(self, without: Set, start: Set) -> Set:
+        """What to add to ``start`` so that it does as much as the whole world ``without``; empty if nothing shows."""
+        world = self.everything - without
+        chosen = start
+        lacking = self.lacking(without, chosen)
+        before = 0.0
+        for step in range(self.how.steps):
+            if abs(lacking) <= self.tolerance:
+                break
+            side = float(np.sign(lacking))
+            if side != before:
+                # Removing: what the world loses without it.
+                usable = self.showing(world, world - chosen, chosen, side, without, adding=False)
+                chosen, lacking, before = *self.shortest(without, chosen, usable), side
+                continue
+            usable = self.showing(world, world - chosen, chosen, side, without, adding=True)
+            if not usable:
+                if step < 2 and chosen == start and side > 0:
+                    chosen = self.spare(without, start)
+                break
+            chosen = chosen | {usable[0]}
+            lacking = self.lacking(without, chosen)
+        return chosen - start
+
+    def complete(self) -> None:
+        """Add what stands in for the circuit or for one of its members, until nothing does."""
+        settled: set[Set] = set()
+        further: list[Set] = []
+        for _ in range(self.how.worlds):
+            chosen = self.chosen
+            worlds = list(dict.fromkeys([chosen, *(frozenset({c}) for c in sorted(chosen)), *further]))
+            worlds = [some for some in worlds if some not in settled]
+            lacking = self.lackings(worlds, chosen)
+            order = [i for i in np.argsort(-np.abs(lacking), kind="stable") if abs(lacking[i]) > self.tolerance]
+            if not order:
+                break
+            without = worlds[order[0]]
+            settled.add(without)
+            new = self.grow(without, chosen - without)
+            if not new:
+                continue
+            self.chosen = chosen | new
+            further += [some for some in (without | {c} for c in sorted(new)) if some not in further]
+            # The promise holds all ways: what stood in is stood in for, whichever of them is left.
+            group = without | new
+            left = [group - {c} for c in sorted(group)] if len(group) <= _GROUP else []
+            added = [without, *(frozenset({c}) for c in sorted(new)), *left]
+            self.promises += [some for some in added if some not in self.promises]
+
+    def prune(self) -> None:
+        """Leave out, weakest first, what changes next to nothing in any world where something was found."""
+        for component in sorted(self.chosen, key=lambda c: (self.largest[c], c)):
+            fewer = self.chosen - {component}
+            if not fewer:
+                break
+            worlds = [*self.promises, fewer]
+            with_it, without_it = self.lackings(worlds[:-1], self.chosen), self.lackings(worlds, fewer)
+            if (np.abs(without_it) > self.tolerance).any():
+                continue
+            if (np.abs(without_it[:-1] - with_it) < self.how.floor).all():
+                self.chosen = fewer
+
+    def spare(self, without: Set, start: Set) -> Set:
+        """Take away what the world can spare, in halves, the least by first order first; nothing if that is hardly anything.
+
+        For paths of which either is enough: no component shows alone, whether removed or added.
+        """
+        world = self.everything - without
+        rest = world - start
+        slope = np.abs(self.slopes(world))
+        place = {c: i for i, c in enumerate(self.case.components)}
+        order = sorted(rest, key=lambda c: (slope[place[c]], c))
+        kept = world
+        blocks = [order[: len(order) // 2], order[len(order) // 2 :]]
+        while blocks:
+            block = blocks.pop(0)
+            fewer = kept - set(block)
+            if block and abs(self.lacking(without, fewer)) <= self.tolerance:
+                kept = fewer
+            elif len(block) > 1:
+                blocks[:0] = [block[: len(block) // 2], block[len(block) // 2 :]]
+        return kept if len(kept) < len(world) else start
+
+    # -- worlds ----------------------------------------------------------------------------------------------------
+
+    def lackings(self, worlds: Sequence[Set], chosen: Set) -> Array:
+        """How much more the model does than the circuit in each world, as a share of the gap."""
+        if not worlds:
+            return np.zeros(0)
+        sets = [some for without in worlds for some in (self.everything - without, chosen - without)]
+        means = self.metrics(sets).mean(1).reshape(-1, 2)
+        result: Array = (means[:, 0] - means[:, 1]) / self.gap
+        return result
+
+    def lacking(self, without: Set, chosen: Set) -> float:
+        """The same in one world."""
+        return float(self.lackings([without], chosen)[0])
+
+    def shortest(self, without: Set, start: Set, usable: Sequence[Component]) -> tuple[Set, float]:
+        """``start`` and the shortest top of a list that is enough, or all of the list; and what is lacking then."""
+        if not usable:
+            return start, self.lacking(without, start)
+        side = np.sign(self.lacking(without, start))
+
+        def left(size: int) -> float:
+            return self.lacking(without, start | set(usable[:size]))
+
+        low, high = 0, len(usable)
+        if side * left(high) > self.tolerance:
+            return start | set(usable), left(high)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if side * left(middle) <= self.tolerance:
+                high = middle
+            else:
+                low = middle
+        return start | set(usable[:high]), left(high)
+
+    def showing(
+        self, world: Set, outside: Set, chosen: Set, side: float, without: Set, *, adding: bool
+    ) -> list[Component]:
+        """Components of ``outside`` whose effect in the world is significant and of this sign, strongest first.
+
+        Effects are what removing a component costs the world, or (``adding``) what it brings to the circuit alone.
+        """
+        if not without and not adding:
+            effects = self.case.effects
+            index = [i for i, c in enumerate(effects.components) if c in outside]
+            tried = tuple(effects.components[i] for i in index)
+            values = effects.by_scenario(self.case.emotion)[:, index]
+            floor = effects.resolution
+        else:
+            tried = self.tried(world, outside, chosen, adding=adding)
+            base = chosen - without if adding else world
+            sets = [base | {c} if adding else base - {c} for c in tried]
+            found = self.metrics([base, *sets])
+            values = (found[1:] - found[0]).T if adding else (found[0] - found[1:]).T
+            floor = self.how.floor * self.gap
+            self.saw(tried, values.mean(0))
+        mean = side * values.mean(0)
+        usable = [i for i in np.flatnonzero(self.significant(values)) if mean[i] > floor]
+        return [tried[i] for i in sorted(usable, key=lambda i: (-mean[i], tried[i]))]
+
+    def significant(self, values: Array) -> NDArray[np.bool_]:
+        """Which columns ``[scenario, component]`` have a mean apart from zero; all with too few scenarios to tell."""
+        if values.shape[0] < MIN_SCENARIOS or not values.shape[1]:
+            return np.ones(values.shape[1], dtype=bool)
+        p = sign_flip(values, seed=self.case.emotion.column, resolution=self.case.effects.resolution)
+        result: NDArray[np.bool_] = benjamini_hochberg(p) < self.alpha
+        return result
+
+    def tried(self, world: Set, outside: Set, chosen: Set, *, adding: bool) -> tuple[Component, ...]:
+        """What is measured exactly: everything, or in large models all heads and the neurons that a gradient points to."""
+        if len(self.everything) <= self.how.exhaustive:
+            return tuple(c for c in self.case.components if c in outside)
+        slope = np.abs(self.slopes((chosen & world) if adding else world))
+        place = {c: i for i, c in enumerate(self.case.components)}
+        neurons = [c for c in self.case.components if c in outside and c.kind is Kind.NEURON]
+        neurons = sorted(neurons, key=lambda c: (-slope[place[c]], c))[: self.how.screen]
+        return (*(c for c in self.case.components if c in outside and c.kind is Kind.HEAD), *neurons)
+
+    def saw(self, components: Iterable[Component], effects: Collection[float] | Array) -> None:
+        """Remember the largest effect of each component in any world."""
+        for c, effect in zip(components, effects, strict=True):
+            self.largest[c] = max(self.largest.get(c, 0.0), abs(float(effect)))
+
+    def slopes(self, kept: Set) -> Array:
+        """First-order effects in a world, mean over scenarios; a forward and a backward."""
+        self.pay(2)
+        self.spent += 2
+        result: Array = slopes(self.case.bench, kept).mean(1)
+        return result
+
+
+class _Spent(Exception):
+    """The budget does not suffice for what comes next."""
