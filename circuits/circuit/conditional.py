@@ -10,11 +10,13 @@ lacks both shows all there is. So effects are measured in several *worlds*: a wo
    be as lost without K as the rest of the circuit is: ``|m(M∖K) - m(C∖K)| ≤ tolerance``. Where it is not, something outside
    stands in for K (or, with the other sign, holds it back): what that is shows its effect in the world K, and joins. What stood
    in is then ablated as well, so that three of a kind are found like two.
-3. *Prune.* A member goes if, in every world where something was found, leaving it out changes next to nothing and
-   breaks no promise. Redundant parts stay, because in the world without the other they matter.
+   What works against the emotion in the whole model joins as well, where it matters to the circuit.
+3. *Prune.* A member goes if, in every world where something was found, leaving it out changes next to nothing and breaks no
+   promise; so do pairs that cancel. Redundant parts stay, because in the world without the other they matter.
 
-Sizes are shares of ``m(M) - m(∅)``. The tolerance is ``1 - target``. Components join by a sign-flip test in the
-world where they showed (false discovery rate ``alpha`` over what was measured there).
+Sizes are shares of ``m(M) - m(∅)``. The tolerance is ``1 - target``. Components join by a sign-flip test in the world where
+they showed: false discovery rate ``alpha`` over what was measured there, or, where a floor applies, over what exceeds it (an
+effect on few scenarios has no smaller p; size and p hang together, so the rate is then not guaranteed, but seen on ``null``).
 
 In models with more components than ``exhaustive`` all heads but only the ``screen`` neurons of largest first-order effect *in
 that world* (:mod:`circuits.circuit.slopes`) are measured; a neuron saturated there can then be missed. What the method cannot
@@ -40,6 +42,7 @@ __all__ = ["Conditional"]
 Array = NDArray[np.float64]
 Set = frozenset[Component]
 
+_PASSES, _PARTNERS = 3, 3
 _GROUP = 12
 """Up to so many that stand in for each other, each is kept for the world in which it alone is left."""
 
@@ -133,6 +136,7 @@ class _Search:
         try:
             self.chosen = self.grow(frozenset(), frozenset())
             if self.chosen:
+                self.hold_back()
                 self.complete()
                 self.prune()
         except _Spent:
@@ -179,7 +183,7 @@ class _Search:
         further: list[Set] = []
         for _ in range(self.how.worlds):
             chosen = self.chosen
-            worlds = list(dict.fromkeys([chosen, *(frozenset({c}) for c in sorted(chosen)), *further]))
+            worlds = list(dict.fromkeys([frozenset(), chosen, *(frozenset({c}) for c in sorted(chosen)), *further]))
             worlds = [some for some in worlds if some not in settled]
             lacking = self.lackings(worlds, chosen)
             order = [i for i in np.argsort(-np.abs(lacking), kind="stable") if abs(lacking[i]) > self.tolerance]
@@ -198,18 +202,46 @@ class _Search:
             added = [without, *(frozenset({c}) for c in sorted(new)), *left]
             self.promises += [some for some in added if some not in self.promises]
 
+    def hold_back(self) -> None:
+        """Add what works against the emotion in the whole model, twice the floor at least, if that matters to the circuit."""
+        world = self.everything
+        usable = self.showing(world, world - self.chosen, self.chosen, -1.0, frozenset(), adding=False, floor=2.0)
+        more = self.chosen | set(usable)
+        if usable and abs(self.lacking(frozenset(), more) - self.lacking(frozenset(), self.chosen)) >= self.how.floor:
+            self.chosen = more
+
     def prune(self) -> None:
         """Leave out, weakest first, what changes next to nothing in any world where something was found."""
-        for component in sorted(self.chosen, key=lambda c: (self.largest[c], c)):
-            fewer = self.chosen - {component}
-            if not fewer:
+        for _ in range(_PASSES):
+            before = self.chosen
+            changes = {c: self.dropped({c}) for c in sorted(self.chosen, key=lambda c: (self.largest[c], c))}
+            # What is left may cancel: one that supports and one that holds back, neither needed without the other.
+            left = {c: change for c, change in changes.items() if c in self.chosen}
+            for c in sorted((c for c in left if left[c] < 0), key=lambda c: (-left[c], c)):
+                near = sorted(
+                    (o for o in left if left[o] > 0 and o in self.chosen), key=lambda o: abs(left[o] + left[c])
+                )
+                for other in near[:_PARTNERS]:
+                    self.dropped({c, other})
+                    if c not in self.chosen:
+                        break
+            if self.chosen == before:
                 break
-            worlds = [*self.promises, fewer]
-            with_it, without_it = self.lackings(worlds[:-1], self.chosen), self.lackings(worlds, fewer)
-            if (np.abs(without_it) > self.tolerance).any():
-                continue
-            if (np.abs(without_it[:-1] - with_it) < self.how.floor).all():
-                self.chosen = fewer
+
+    def dropped(self, members: Collection[Component]) -> float:
+        """Leave these out if nothing promised suffers; what the circuit lacks more without them, as a share of the gap."""
+        fewer = self.chosen - set(members)
+        if not fewer:
+            return 1.0
+        before = self.lackings(self.promises, self.chosen)
+        after = self.lackings([*self.promises, fewer], fewer)
+        change = after[:-1] - before
+        kept = (np.abs(after) <= np.maximum(self.tolerance, np.abs([*before, 0.0]))).all()
+        # What overshoots may lose a supporter, but not gain by losing what holds it back.
+        spare = (np.abs(change) < self.how.floor) | ((change > 0) & (np.abs(after[:-1]) < np.abs(before)))
+        if kept and spare.all():
+            self.chosen = fewer
+        return float(change[0])
 
     def spare(self, without: Set, start: Set) -> Set:
         """Take away what the world can spare, in halves, the least by first order first; nothing if that is hardly anything.
@@ -268,18 +300,26 @@ class _Search:
         return start | set(usable[:high]), left(high)
 
     def showing(
-        self, world: Set, outside: Set, chosen: Set, side: float, without: Set, *, adding: bool
+        self,
+        world: Set,
+        outside: Set,
+        chosen: Set,
+        side: float,
+        without: Set,
+        *,
+        adding: bool,
+        floor: float = 0.0,
     ) -> list[Component]:
         """Components of ``outside`` whose effect in the world is significant and of this sign, strongest first.
 
         Effects are what removing a component costs the world, or (``adding``) what it brings to the circuit alone.
         """
+        effects = self.case.effects
         if not without and not adding:
-            effects = self.case.effects
             index = [i for i, c in enumerate(effects.components) if c in outside]
             tried = tuple(effects.components[i] for i in index)
             values = effects.by_scenario(self.case.emotion)[:, index]
-            floor = effects.resolution
+            floor = max(effects.resolution, floor * self.how.floor * self.gap)
         else:
             tried = self.tried(world, outside, chosen, adding=adding)
             base = chosen - without if adding else world
@@ -289,7 +329,8 @@ class _Search:
             floor = self.how.floor * self.gap
             self.saw(tried, values.mean(0))
         mean = side * values.mean(0)
-        usable = [i for i in np.flatnonzero(self.significant(values)) if mean[i] > floor]
+        large = np.flatnonzero(mean > floor) if floor > effects.resolution else np.arange(len(mean))
+        usable = [i for i in large[self.significant(values[:, large])] if mean[i] > floor]
         return [tried[i] for i in sorted(usable, key=lambda i: (-mean[i], tried[i]))]
 
     def significant(self, values: Array) -> NDArray[np.bool_]:
