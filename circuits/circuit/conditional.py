@@ -1,7 +1,8 @@
 """The default search: a small circuit that is enough, and that nothing outside can stand in for.
 
-Ablating one component of a redundant pair, or the first of a head and its backup, shows nothing; adding one to a circuit that
-lacks both shows all there is. So effects are measured in several *worlds*: a world K is the model with the set K ablated.
+Ablating one component of a redundant pair, or the first of a head and its backup, shows nothing; adding one to a
+circuit that lacks both shows all there is. So effects are measured in several *worlds*: a world K is the model with
+the set K ablated.
 
 1. *Grow.* In the whole model components are ranked by their exact effect; the shortest top that is enough is taken. Where even
    all of them are not, effects of *adding* are measured: what a component does when nothing but the circuit is there. Where
@@ -14,13 +15,15 @@ lacks both shows all there is. So effects are measured in several *worlds*: a wo
 3. *Prune.* A member goes if, in every world where something was found, leaving it out changes next to nothing and breaks no
    promise; so do pairs that cancel. Redundant parts stay, because in the world without the other they matter.
 
-Sizes are shares of ``m(M) - m(∅)``. The tolerance is ``1 - target``. Components join by a sign-flip test in the world where
-they showed: false discovery rate ``alpha`` over what was measured there, or, where a floor applies, over what exceeds it (an
-effect on few scenarios has no smaller p; size and p hang together, so the rate is then not guaranteed, but seen on ``null``).
+Sizes are shares of ``m(M) - m(∅)``. The tolerance is ``1 - target``. Components join by a sign-flip test in the world
+where they showed: false discovery rate ``alpha`` over what was measured there, or, where a floor applies, over what
+exceeds it (an effect on few scenarios has no smaller p; size and p hang together, so the rate is then not guaranteed,
+but seen on ``null``).
 
-In models with more components than ``exhaustive`` all heads but only the ``screen`` neurons of largest first-order effect *in
-that world* (:mod:`circuits.circuit.slopes`) are measured; a neuron saturated there can then be missed. What the method cannot
-find: what shows only when two or more members are ablated together that do not stand in for each other.
+In models with more components than ``exhaustive`` all heads but only the ``screen`` neurons of largest first-order
+effect *in that world* (:mod:`circuits.circuit.slopes`) are measured; a neuron saturated there can then be missed.
+What the method cannot find: what shows only when two or more members are ablated together that do not stand in for
+each other.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """Finding a circuit: one signature for every method, and the plain ones (rank by a score, take the shortest top).
 
-A method gets a :class:`Case` (one emotion on the ``select`` split) and returns a :class:`Found`. All thresholds are chosen on
-``select``; what comes out must be reported on ``test``. Costs are counted in *forwards*: one pass over the emotion's own texts
-of the split. What was measured on the texts of all six emotions serves all six, so a pass over those is one forward as well.
+A method gets a :class:`Case` (one emotion on the ``select`` split) and returns a :class:`Found`. All thresholds are
+chosen on ``select``; what comes out must be reported on ``test``. Costs are counted in *forwards*: one pass over the
+emotion's own texts of the split. What was measured on the texts of all six emotions serves all six, so a pass over
+those is one forward as well.
 
-A node's EAP score (Syed et al. 2023) is the sum of the scores of its outgoing edges. Every path from a write into the stream
-begins with one of them, so to first order the sum is the node's attribution patching score: ``atp`` is EAP by nodes,
-``ig_inputs`` is EAP-IG along inputs (Hanna et al. 2024), ``ig_activations`` along activations (Marks et al. 2024).
+A node's EAP score (Syed et al. 2023) is the sum of the scores of its outgoing edges. Every path from a write into the
+stream begins with one of them, so to first order the sum is the node's attribution patching score: ``atp`` is EAP by
+nodes, ``ig_inputs`` is EAP-IG along inputs (Hanna et al. 2024), ``ig_activations`` along activations (Marks et al.
+2024).
 
 The search that also finds redundant parts is in :mod:`circuits.circuit.conditional`.
 """

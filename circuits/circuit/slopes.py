@@ -1,9 +1,11 @@
-"""First-order effects in a model of which a part is already ablated: one forward and one backward for every head and neuron.
+"""First-order effects in a model of which a part is already ablated: one forward and one backward for every head and
+neuron.
 
-Every component is given a gate g that mixes its own activation with its replacement, ``g · own + (1 - g) · replaced``. A set of
-components is kept by gates of one and zero, and the derivative of the metric by a gate is what opening it adds, or closing it
-takes, to first order. At the clean model this is attribution patching (Nanda 2023); in the middle of a search it screens what
-is worth an exact run (AtP* by Kramár et al. 2024 takes such conditional gradients against cancellation).
+Every component is given a gate g that mixes its own activation with its replacement, ``g · own + (1 - g) ·
+replaced``. A set of components is kept by gates of one and zero, and the derivative of the metric by a gate is what
+opening it adds, or closing it takes, to first order. At the clean model this is attribution patching (Nanda 2023); in
+the middle of a search it screens what is worth an exact run (AtP* by Kramár et al. 2024 takes such conditional
+gradients against cancellation).
 """
 
 from __future__ import annotations
