@@ -252,7 +252,7 @@ class Random:
     name: str = "random"
 
     def bound(self, case: Case) -> float:
-        return _bisection(len(case.components)) + 1
+        return float(_bisection(len(case.components)) + 1)
 
     def __call__(self, case: Case, *, target: float, alpha: float = 0.05, seed: int = 0) -> Found:
         rng = np.random.default_rng([seed, case.emotion.column])
@@ -284,7 +284,7 @@ def chosen_top(
     return Found(name, ranked, scores, chosen, value, rest, reached, bound, spent + bench.forwards, undefined)
 
 
-def outgoing(scores: Mapping[tuple[str, str], Array], components: Sequence[Component]) -> NDArray[np.float64]:
+def outgoing(scores: Mapping[tuple[str, str], np.ndarray], components: Sequence[Component]) -> NDArray[np.float64]:
     """Sum of every component's outgoing edges, ``[component, text]``: its EAP score from edge scores [logits].
 
     Equal to the attribution patching score where the edges of the component to everything behind it are given, up to the edge

@@ -45,13 +45,18 @@ class Known(Measured):
     """Exact effects by the rule."""
 
     def __init__(self, game: Game) -> None:
-        self.game = game
+        self.game, self.known = game, {}
 
     @property
     def components(self) -> tuple[Component, ...]:
         return self.game.components
 
     def of(self, method: Method) -> Effects:
+        if method not in self.known:
+            self.known[method] = self._made()
+        return self.known[method]
+
+    def _made(self) -> Effects:
         game, everything = self.game, frozenset(self.game.components)
         prompts = Prompts.of(tiny_rows(len(game.strength)), name="game", answers=ANSWERS)
         values = np.zeros((len(game.components), len(prompts), 6), dtype=np.float32)
