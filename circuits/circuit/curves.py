@@ -75,7 +75,7 @@ def areas(budgets: Sequence[float], faithfulness: Array) -> tuple[Array, Array]:
     x = np.asarray(budgets, dtype=np.float64)
     middles = (faithfulness[..., 1:] + faithfulness[..., :-1]) / 2
     apart = np.abs(1 - faithfulness)
-    return middles @ np.diff(x), (apart[..., 1:] + apart[..., :-1]) / 2 @ np.diff(x)
+    return np.asarray(middles @ np.diff(x)), np.asarray((apart[..., 1:] + apart[..., :-1]) / 2 @ np.diff(x))
 
 
 def curve(bench: Bench, ranked: Sequence[Component], *, budgets: Sequence[float] = BUDGETS) -> Curve:
