@@ -129,7 +129,7 @@ class _Search:
         self.gap = float((bench.whole - bench.empty).mean())
         self.largest: dict[Component, float] = dict.fromkeys(case.components, 0.0)
         self.promises: list[Set] = [frozenset()]
-        self.budget = how.budget(case)
+        self.budget = self.limit = how.budget(case)
         self.spent = 0
         self.chosen: Set = frozenset()
         self.notice = ""
@@ -137,13 +137,22 @@ class _Search:
     def run(self) -> None:
         """All phases; :attr:`chosen` is the circuit, also when the budget ends before the search."""
         try:
+            # A quarter is kept for pruning: what was taken on along the way should not stay for want of means.
+            self.limit = self.budget * 3 // 4
             self.chosen = self.grow(frozenset(), frozenset())
             if self.chosen:
                 self.hold_back()
                 self.complete()
+        except _Spent:
+            self.notice = f"the search stopped at its budget of {self.budget} forwards; more may be redundant"
+        self.limit = self.budget
+        try:
+            if self.chosen:
                 self.prune()
         except _Spent:
-            self.notice = f"the search stopped at its budget of {self.budget} forwards; more may be redundant or spare"
+            self.notice = (
+                f"the search stopped at its budget of {self.budget} forwards; some of the circuit may be spare"
+            )
 
     def metrics(self, sets: Sequence[Set]) -> Array:
         """The bench, as long as the budget lasts."""
@@ -151,7 +160,7 @@ class _Search:
         return self.bench.metrics(sets)
 
     def pay(self, more: int) -> None:
-        if self.bench.forwards + self.spent + more > self.budget:
+        if self.bench.forwards + self.spent + more > self.limit:
             raise _Spent
 
     # -- the three phases ------------------------------------------------------------------------------------------
