@@ -45,7 +45,7 @@ __all__ = ["Conditional"]
 Array = NDArray[np.float64]
 Set = frozenset[Component]
 
-_PASSES, _PARTNERS = 3, 3
+_PASSES, _PARTNERS, _LARGE = 3, 3, 24
 _GROUP = 12
 """Up to so many that stand in for each other, each is kept for the world in which it alone is left."""
 
@@ -224,6 +224,8 @@ class _Search:
 
     def prune(self) -> None:
         """Leave out, weakest first, what changes next to nothing in any world where something was found."""
+        if len(self.chosen) > _LARGE:
+            self.thin()
         for _ in range(_PASSES):
             before = self.chosen
             changes = {c: self.dropped({c}) for c in sorted(self.chosen, key=lambda c: (self.largest[c], c))}
@@ -239,6 +241,17 @@ class _Search:
                         break
             if self.chosen == before:
                 break
+
+    def thin(self) -> None:
+        """The same by blocks that are halved where they matter: a circuit of hundreds is not pruned one by one."""
+        order = sorted(self.chosen, key=lambda c: (self.largest[c], c))
+        blocks = _halves(order)
+        while blocks:
+            block = blocks.pop(0)
+            before = self.chosen
+            self.dropped(block)
+            if self.chosen == before and len(block) > 1:
+                blocks[:0] = _halves(block)
 
     def dropped(self, members: Collection[Component]) -> float:
         """Leave these out if nothing promised suffers; what the circuit lacks more without them, as a share of the gap."""
@@ -266,14 +279,14 @@ class _Search:
         place = {c: i for i, c in enumerate(self.case.components)}
         order = sorted(rest, key=lambda c: (slope[place[c]], c))
         kept = world
-        blocks = [order[: len(order) // 2], order[len(order) // 2 :]]
+        blocks = _halves(order)
         while blocks:
             block = blocks.pop(0)
             fewer = kept - set(block)
             if block and abs(self.lacking(without, fewer)) <= self.tolerance:
                 kept = fewer
             elif len(block) > 1:
-                blocks[:0] = [block[: len(block) // 2], block[len(block) // 2 :]]
+                blocks[:0] = _halves(block)
         return kept if len(kept) < len(world) else start
 
     # -- worlds ----------------------------------------------------------------------------------------------------
@@ -374,6 +387,10 @@ class _Search:
         self.spent += 2
         result: Array = slopes(self.case.bench, kept).mean(1)
         return result
+
+
+def _halves(order: list[Component]) -> list[list[Component]]:
+    return [order[: len(order) // 2], order[len(order) // 2 :]]
 
 
 class _Spent(Exception):

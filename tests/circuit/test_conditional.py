@@ -85,6 +85,16 @@ def test_single_ablation_misses_what_stands_in(name, method):
     assert all(names(METHODS[method](played(rule, seed=seed), target=0.8)) != truth for seed in range(2))
 
 
+def test_what_was_taken_on_in_bulk_is_thinned_in_blocks():
+    """Thirty weak supporters are significant, and taken on as the neuron alone is not enough; with a head they are spare."""
+    weak = [c.name for c in BOARD if c.name not in (A, B, N)]
+    case = played(lambda i: 5.0 * ((i(A) or i(B)) and i(N)) + sum(0.01 * i(w) for w in weak), noise=0.0)
+    found = METHODS[DEFAULT](case, target=0.8)
+    assert len(case.effects.components) > 30
+    assert names(found) == {A, B, N}
+    assert found.forwards < 300
+
+
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 10**6), st.booleans())
 def test_any_number_of_alternatives_in_series_is_found(heads, stages, seed, shuffled):
