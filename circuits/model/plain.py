@@ -328,6 +328,14 @@ class PlainBlock:
         """Neurons of the stream the MLP reads."""
         return self.fired(self.before(stream))
 
+    def some_activations(self, stream: Tensor, index: Tensor) -> Tensor:
+        """The same of some neurons only, ``[.., index]``."""
+        heard = stream if self.norm_mlp is None else self.norm_mlp(stream)
+        parts = (
+            (weight[:, index], None if bias is None else bias.reshape(-1)[index]) for weight, bias in self.up.parts
+        )
+        return self.fired(tuple(affine(heard, *part) for part in parts))
+
     def mlp_sum(self, activations: Tensor) -> Tensor:
         """Sum of the neurons' writes and ``b_out``, before any norm behind it."""
         return affine(activations, *self.down)

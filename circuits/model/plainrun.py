@@ -10,6 +10,7 @@ What is saved, exactly and for every change:
   ``⟨q, W_K x⟩ = ⟨W_Kᵀ q, x⟩`` and ``Σ p_t W_V x_t = W_V Σ p_t x_t`` (keys are formed where they are turned or normalised).
 * Where every change spares the first token (its mean over a scenario is itself where all texts begin alike), so does every
   stream above it: later tokens look at the clean run's key and value there.
+* Where all but a few neurons are replaced, only those few are computed; what the others write is known.
 * Changes at the read-out token leave all other tokens as they were: each block runs there alone, over the clean run's keys and
   values, and alternatives that entered at different layers go up together.
 
@@ -29,15 +30,43 @@ from circuits.model.ascent import Ascent, Kept
 from circuits.model.branches import PlainBranches, change_of, heard
 from circuits.model.extraction import CLOSE, NoFit, deviation, surroundings
 from circuits.model.machine import Recent, precise
-from circuits.model.plain import PlainBlock, Surroundings
+from circuits.model.plain import PlainBlock, Surroundings, affine
 from circuits.model.resuming import Change, Instead, Replaced, Resumer, Subsets, Trace
 from circuits.model.running import Recording
 from circuits.model.sites import Half, Input, Kind
 
 __all__ = ["PlainRun"]
 
+_FEW = 0.4
+"""Share of a layer's neurons up to which those kept are computed alone."""
+
 _LARGE = 8
 """Maps of whole clean streams that are kept: those of the layers where changes enter just now."""
+
+
+class _Silent:
+    """What the neurons of each layer write when all are replaced, so that a few that are not cost little.
+
+    Where the replacement spares a token, all its neurons are their own, and nothing is gained.
+    """
+
+    def __init__(self, replaced: Replaced, mask: Tensor) -> None:
+        self.replaced = replaced
+        self.everywhere = bool(((replaced.where.to(mask.device) != 0) | (mask == 0)).all())
+        self._sums: dict[int, Tensor] = {}
+
+    def few(self, kept: Tensor) -> Tensor | None:
+        """The neurons that any of the sets ``[chunk, neuron]`` keeps, if they are few."""
+        if not self.everywhere:
+            return None
+        index = kept.any(0).nonzero()[:, 0]
+        return index if len(index) <= _FEW * kept.shape[1] else None
+
+    def at(self, layer: int, block: PlainBlock, post: Tensor) -> Tensor:
+        """Their sum in a layer, all replaced."""
+        if layer not in self._sums:
+            self._sums[layer] = block.mlp_sum(post)
+        return self._sums[layer]
 
 
 class PlainRun(Resumer):
@@ -57,6 +86,7 @@ class PlainRun(Resumer):
         self.around = [surroundings(run, layer, block.rotation).to(block.dtype) for layer, block in enumerate(blocks)]
         self._small: dict[tuple[int, str], Tensor] = {}
         self._kept: dict[int, Kept] = {}
+        self._last: _Silent | None = None
         self._large: Recent[tuple[int, str, int], Tensor] = Recent(_LARGE)
         self._heard: Recent[Input, tuple[Tensor, ...]] = Recent(_LARGE)
         with precise(model.device):
@@ -73,6 +103,7 @@ class PlainRun(Resumer):
         # Nothing differs before the first replacement, so the first layer's attention is computed once for all subsets.
         stream = self.run.pre[0][None]
         stay = replaced.where[..., None] == 0
+        silent = self._silent(replaced)
         for layer, block in enumerate(self.blocks):
             stream, stay = stream.to(block.device), stay.to(block.device)
             subsets = subsets.on(block.device)
@@ -86,9 +117,24 @@ class PlainRun(Resumer):
             z = torch.where((heads | still)[..., None], z, z_new)
             attn_out = block.behind(True, block.summed(z))
             mid = own + attn_out
-            post = torch.where(neurons | still, block.activations(mid if block.sequential else own), post_new)
-            stream = mid + block.behind(False, block.mlp_sum(post))
+            heard = mid if block.sequential else own
+            index = silent.few(subsets.neurons[:, layer])
+            if index is not None:
+                total = silent.at(layer, block, post_new)
+                if len(index):
+                    new = post_new[..., index]
+                    gained = torch.where(neurons[..., index], block.some_activations(heard, index) - new, 0)
+                    total = total + affine(gained, block.down[0][index], None)
+            else:
+                total = block.mlp_sum(torch.where(neurons | still, block.activations(heard), post_new))
+            stream = mid + block.behind(False, total)
         return stream[:, :, 0]
+
+    def _silent(self, replaced: Replaced) -> _Silent:
+        """What does not depend on the sets, kept for the replacement asked for last."""
+        if self._last is None or self._last.replaced is not replaced:
+            self._last = _Silent(replaced, self.tokens.mask)
+        return self._last
 
     @torch.enable_grad()
     def trace(self, stream: Tensor, *, layer: int = 0, instead: Instead | None = None) -> Trace:

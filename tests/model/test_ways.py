@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def test_and_every_set_of_kept_components(family: str, model_of: ModelOf, prompt
     heads = torch.rand(4, model.n_layers, model.n_heads, generator=generator) < 0.5
     neurons = torch.rand(4, model.n_layers, model.d_mlp, generator=generator) < 0.5
     heads[0], neurons[0] = False, False  # nothing kept
+    neurons[1] = torch.rand(model.n_layers, model.d_mlp, generator=generator) < 0.1  # a few
     streams, mask = plain.run.streams, plain.run.tokens.mask
     replaced = Replaced(
         tuple(t + t.std() * torch.randn(t.shape, generator=generator) for t in streams.z),
@@ -118,6 +120,13 @@ def test_and_every_set_of_kept_components(family: str, model_of: ModelOf, prompt
     )
     wanted = replay.keeping(Subsets(heads, neurons), replaced)
     assert_close(plain.keeping(Subsets(heads, neurons), replaced), wanted, replay.clean)
+    for number in range(4):  # alone, where few neurons are computed alone
+        one = Subsets(heads[number : number + 1], neurons[number : number + 1])
+        assert_close(plain.keeping(one, replaced), wanted[number : number + 1], replay.clean)
+    spared = replace(replaced, where=replaced.where * (torch.arange(mask.shape[1]) % 2))  # every other token stays
+    assert_close(
+        plain.keeping(Subsets(heads, neurons), spared), replay.keeping(Subsets(heads, neurons), spared), replay.clean
+    )
     everything = Subsets(torch.ones_like(heads), torch.ones_like(neurons))
     torch.testing.assert_close(
         plain.keeping(everything, replaced)[2], replay.clean, rtol=0, atol=CLOSE * float(replay.clean.abs().max())
