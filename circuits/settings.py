@@ -23,7 +23,11 @@ class Settings:
         audit: neurons of the rest measured exactly as well, to bound how many were missed.
         target: faithfulness on ``select`` a circuit must reach; the smallest such circuit is chosen.
         alpha: largest q-value (false discovery rate) of a component that may join a circuit.
+        method: how circuits are found, one of :data:`circuits.circuit.methods.METHODS`.
+        patience: how long the default method may search, in multiples of measuring every component tried once; None: a few
+            seconds' worth of arithmetic an emotion on a small processor.
         random_circuits: size- and layer-matched random circuits each circuit is judged beside.
+        thorough: also measure completeness and minimality, and give every figure its full number of random circuits.
         edge_share: smallest edge kept, as a share of the emotion's strongest edge.
         seed: of the random circuits (bootstraps and permutations have fixed seeds of their own).
 
@@ -37,7 +41,10 @@ class Settings:
     audit: int = 64
     target: float = 0.8
     alpha: float = 0.05
-    random_circuits: int = 20
+    method: str = "conditional"
+    patience: int | None = None
+    random_circuits: int = 100
+    thorough: bool = False
     edge_share: float = 0.01
     seed: int = 0
 
@@ -46,10 +53,12 @@ class Settings:
         object.__setattr__(self, "positions", member(Positions, self.positions))
         ranges = {
             "verify": (0, 10**9), "audit": (0, 10**9), "target": (0.01, 2.0), "alpha": (0.0, 1.0),
-            "random_circuits": (1, 10**6), "edge_share": (0.0, 1.0), "seed": (0, 2**32 - 1),
+            "random_circuits": (1, 10**6), "patience": (1, 10**6), "edge_share": (0.0, 1.0), "seed": (0, 2**32 - 1),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
+            if name == "patience" and value is None:
+                continue
             whole = isinstance(high, int)
             if (
                 isinstance(value, bool)
@@ -58,6 +67,11 @@ class Settings:
             ):
                 kind_of = "a whole number" if whole else "a number"
                 raise SettingsError(f"{name} is {value!r}; expected {kind_of} from {low} to {high}")
+
+        if not isinstance(self.thorough, bool):
+            raise SettingsError(f"thorough is {self.thorough!r}; expected True or False")
+        if not isinstance(self.method, str):
+            raise SettingsError(f"method is {self.method!r}; expected the name of one")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for manifests and fingerprints."""

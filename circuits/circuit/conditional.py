@@ -46,6 +46,7 @@ Array = NDArray[np.float64]
 Set = frozenset[Component]
 
 _PASSES, _PARTNERS, _LARGE = 3, 3, 24
+_AFFORDABLE, _PATIENCE = 600_000_000_000, (2, 20)
 _GROUP = 12
 """Up to so many that stand in for each other, each is kept for the world in which it alone is left."""
 
@@ -60,7 +61,8 @@ class Conditional:
         floor: smallest change that counts in a world, as a share of ``m(M) - m(∅)``.
         worlds: worlds looked into at most.
         steps: components added one by one in a world at most.
-        patience: forwards the search may take, as a multiple of what measuring every component tried once takes.
+        patience: forwards the search may take, as a multiple of what measuring every component tried once takes; None: as
+            far as 6e11 floating-point operations go (some seconds on a small processor), between 2 and 20.
     """
 
     name: str = "conditional"
@@ -69,14 +71,18 @@ class Conditional:
     floor: float = 0.05
     worlds: int = 24
     steps: int = 12
-    patience: int = 20
+    patience: int | None = None
 
     def bound(self, case: Case) -> float:
         return case.effects_forwards + self.budget(case)
 
     def budget(self, case: Case) -> int:
         """Forwards after which the search stops as it stands; usually a few times what is tried."""
-        return self.patience * self.tried(case)
+        tried = self.tried(case)
+        if self.patience is not None:
+            return self.patience * tried
+        affordable = _AFFORDABLE // max(1, case.bench.operations)
+        return min(max(affordable, _PATIENCE[0] * tried), _PATIENCE[1] * tried)
 
     def tried(self, case: Case) -> int:
         """Components measured exactly in each world."""

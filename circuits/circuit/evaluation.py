@@ -20,6 +20,7 @@ from circuits.effects.batch import Plan
 from circuits.effects.keeping import metric_keeping, subsets_of
 from circuits.effects.kinds import Positions
 from circuits.effects.own import OwnTexts, own_texts
+from circuits.effects.price import Dims, Texts
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.errors import MeasurementError
 from circuits.model.anatomy import Model
@@ -77,6 +78,13 @@ class Bench:
     def n(self) -> int:
         """Scenarios."""
         return len(self.whole)
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations of one forward pass over the texts."""
+        shapes = [piece.tokens.ids.shape for piece in self.texts]
+        texts = Texts(np.array([n for n, _ in shapes]), np.array([width for _, width in shapes]))
+        return Dims.of(self.model).forward(texts)
 
     def metric(self, kept: Collection[Component]) -> Array:
         """The emotion's logit difference [logits] per scenario with everything outside ``kept`` ablated."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from circuits.circuit.conditional import Conditional
 from circuits.circuit.discovery import Discovery, Random, Ranked
 from circuits.effects.kinds import Method
+from circuits.errors import SettingsError
 
-__all__ = ["DEFAULT", "METHODS"]
+__all__ = ["DEFAULT", "METHODS", "method"]
 
 _ALL: tuple[Discovery, ...] = (
     Conditional(),
@@ -25,3 +26,18 @@ METHODS: Mapping[str, Discovery] = {method.name: method for method in _ALL}
 """``conditional`` is the default; ``top_n`` is the plain greedy one; the rest are baselines."""
 
 DEFAULT = "conditional"
+
+
+def method(name: str, *, patience: int | None = None) -> Discovery:
+    """A method by name; ``patience`` is for the default one (:class:`~circuits.circuit.conditional.Conditional`).
+
+    Raises:
+        SettingsError: no such method, or patience for one that has none.
+    """
+    if name not in METHODS:
+        raise SettingsError(f"method is {name!r}; expected one of {', '.join(METHODS)}")
+    if patience is None:
+        return METHODS[name]
+    if name != DEFAULT:
+        raise SettingsError(f"patience is {patience}, but {name} does not search; expected it with {DEFAULT} alone")
+    return Conditional(patience=patience)

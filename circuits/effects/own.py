@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class OwnTexts:
     post: tuple[Tensor, ...]
     embed: Tensor
 
-    @property
+    @cached_property
     def replaced(self) -> Replaced:
         """What stands for heads and neurons outside a circuit."""
         return Replaced(self.z, self.post, self.where)

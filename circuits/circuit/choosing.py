@@ -1,0 +1,112 @@
+"""Choosing every emotion's circuit on ``select``: nodes by one of the methods of discovery, edges by exact path patching."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from circuits import jsontext
+from circuits.circuit.discovery import Case, Discovery, Found
+from circuits.circuit.edges import exact_edges, matters
+from circuits.circuit.graph import Edge
+from circuits.circuit.methods import method
+from circuits.effects.batch import Plan
+from circuits.effects.kinds import Positions
+from circuits.effects.measure import Store
+from circuits.effects.table import Effects
+from circuits.model.sites import parse
+from circuits.prompts.emotions import EMOTIONS, Emotion
+from circuits.settings import Settings
+
+__all__ = ["Choice", "Watch", "choose"]
+
+Watch = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for an emotion: the finding, and its edges with weights measured on ``select``."""
+
+    found: Found
+    edges: tuple[Edge, ...]
+
+
+def choose(
+    plan: Plan, effects: Effects, settings: Settings, watch: Watch, *, store: Store | None = None
+) -> dict[Emotion, Choice]:
+    """The circuit of every emotion, in-sample.
+
+    With a ``store`` what was found for an emotion is kept there, under the settings and the effects it was found from.
+
+    Args:
+        plan: the walk through ``select``.
+        effects: the best measurement of every head and neuron on its prompts.
+    """
+    how = method(settings.method, patience=settings.patience)
+    result = {}
+    for e, case in Case.every(plan, Positions(settings.positions), best=effects).items():
+        watch("finding circuits", e.column, len(EMOTIONS))
+        result[e] = _chosen(how, case, settings, store)
+    watch("finding circuits", len(EMOTIONS), len(EMOTIONS))
+    return result
+
+
+def _chosen(how: Discovery, case: Case, settings: Settings, store: Store | None) -> Choice:
+    key = {
+        "what": "a circuit", "emotion": str(case.emotion), "settings": settings.as_dict(),
+        "model": case.bench.model.fingerprint, "effects": _content(case.effects), "prompts": case.effects.prompts.fingerprint,
+    }  # fmt: skip
+    kept = store.get(key) if store is not None else None
+    if kept is not None:
+        return _read(bytes(kept["json"]).decode())
+    found = how(case, target=settings.target, alpha=settings.alpha, seed=settings.seed)
+    edges = _strong(exact_edges(case.bench, found.chosen), settings.edge_share)
+    choice = Choice(found, edges)
+    if store is not None:
+        store.put(key, {"json": np.frombuffer(_written(choice).encode(), dtype=np.uint8)})
+    return choice
+
+
+def _content(effects: Effects) -> str:
+    """What the search sees of the effects, as a fingerprint."""
+    parts: list[Any] = [[c.name for c in effects.components], [str(m) for m in effects.methods]]
+    return jsontext.fingerprint([*parts, hashlib.sha256(effects.values.tobytes()).hexdigest()])
+
+
+def _strong(edges: tuple[Edge, ...], share: float) -> tuple[Edge, ...]:
+    """Those of at least this share of the strongest, with an interval (where there is one) on one side of zero."""
+    least = share * max((abs(edge.weight) for edge in edges), default=0.0)
+    return tuple(edge for edge in edges if matters(edge, least))
+
+
+_FIGURES = ("faithfulness", "complement", "bound", "forwards")
+
+
+def _written(choice: Choice) -> str:
+    found = choice.found
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    values |= {key: [c.name for c in values[key]] for key in ("ranked", "chosen")}
+    values["edge_scores"] = [[*edge, score] for edge, score in found.edge_scores.items()]
+    edges = [[e.source, e.target, e.weight, e.low, e.high, e.kind] for e in choice.edges]
+    return jsontext.canonical(jsontext.plain({"found": values, "edges": edges}))
+
+
+def _read(text: str) -> Choice:
+    value = jsontext.loads(text)
+    found = value["found"]
+    found |= {key: tuple(parse(name) for name in found[key]) for key in ("ranked", "chosen")}
+    found |= {key: _number(found[key]) for key in _FIGURES}
+    found["scores"] = np.array([_number(x) for x in found["scores"]])
+    found["edges"] = tuple((source, target) for source, target in found["edges"])
+    found["edge_scores"] = {(source, target): score for source, target, score in found["edge_scores"]}
+    edges = [Edge(s, t, _number(weight), _number(low), _number(high), kind) for s, t, weight, low, high, kind in value["edges"]]
+    return Choice(Found(**found), tuple(edges))
+
+
+def _number(value: float | None) -> float:
+    """A number that does not exist was written as none."""
+    return float("nan") if value is None else float(value)
