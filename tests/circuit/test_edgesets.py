@@ -21,7 +21,8 @@ from circuits.prompts.emotions import EMOTIONS
 
 E = EMOTIONS[1]
 NODES = (
-    head(0, 1), neuron(0, 4), neuron(0, 7), head(1, 0), head(1, 2), neuron(1, 7), neuron(1, 2), head(2, 2), head(2, 3), neuron(2, 5),
+    head(0, 1), neuron(0, 4), neuron(0, 7), head(1, 0), head(1, 2), neuron(1, 7), neuron(1, 2),
+    head(2, 2), head(2, 3), neuron(2, 5),
 )  # fmt: skip
 QUICK = (*CORE, "olmo2")
 PLAIN = tuple(
