@@ -140,6 +140,9 @@ class Found:
         forwards: forwards it took.
         undefined: why there is no circuit; empty where there is one.
         notice: what else to know, such as that the search stopped at its budget.
+        edges: of the circuit, source and target by name (``embed``, components, the emotion as its read-out), where the method
+            chooses edges; ``faithfulness`` is then that of the edges.
+        edge_scores: the method's score [logits] of every edge it ranked, signed.
     """
 
     method: str
@@ -153,9 +156,11 @@ class Found:
     forwards: float
     undefined: str = ""
     notice: str = ""
+    edges: tuple[tuple[str, str], ...] = ()
+    edge_scores: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for manifests; the ranking is left out."""
+        """Plain values, for manifests; rankings are left out."""
         return {
             "method": self.method,
             "chosen": [c.name for c in self.chosen],
@@ -165,6 +170,7 @@ class Found:
             "reached": self.reached,
             "forwards_bound": self.bound,
             "forwards": self.forwards,
+            **({"edges": [list(edge) for edge in self.edges]} if self.edges else {}),
             **({"undefined": self.undefined} if self.undefined else {}),
             **({"notice": self.notice} if self.notice else {}),
         }

@@ -101,16 +101,17 @@ class Bench:
         subsets = subsets_of(self.model, kept)
         parts = [
             metric_keeping(resume, self.readout, piece.replaced, subsets)[..., self.emotion.column]
-            for piece, resume in zip(self.texts, self._resumers, strict=True)
+            for piece, resume in zip(self.texts, self.resumers, strict=True)
         ]
         return self.by_scenario(torch.cat(parts, 1))
 
     @cached_property
-    def _resumers(self) -> tuple[Resumer, ...]:
+    def resumers(self) -> tuple[Resumer, ...]:
+        """The clean run of every piece of the texts, ready to be changed."""
         return tuple(resumer(self.model, record(self.model, piece.tokens)) for piece in self.texts)
 
     def _whole(self) -> Array:
-        clean = [self.readout(resume.clean)[:, self.emotion.column] for resume in self._resumers]
+        clean = [self.readout(resume.clean)[:, self.emotion.column] for resume in self.resumers]
         result: Array = self.by_scenario(torch.cat(clean)[None])[0]
         return result
 

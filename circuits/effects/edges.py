@@ -8,18 +8,21 @@ head's own pattern and mix, as if each had a copy (:meth:`circuits.model.resumin
 
 One forward and one backward give the gradients at all projections; from there every slope is a matrix and the
 norm's derivative in closed form, and every score an inner product. With ``steps`` the slopes are means over
-midpoints between the replaced and the clean embedding (EAP-IG, inputs); losses stay. Edges into the read-out are
-not estimated: they are direct effects, exact.
+midpoints between the replaced and the clean embedding (EAP-IG, inputs), or, along activations, between the replaced and
+the clean activations of all senders of the edge's kind and layer, everything below as in the clean run; losses stay.
+Edges into the read-out are not estimated: they are direct effects, exact.
 
 First-order scores shrink where attention saturates: among the strongest edges use :mod:`circuits.effects.patching`.
 
-References: Syed et al. 2023 (edge attribution patching); Hanna et al. 2024 (EAP-IG).
+References: Syed et al. 2023 (edge attribution patching); Hanna et al. 2024 (EAP-IG); along activations as Marks et al. 2024
+integrate for nodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import groupby
 
 import numpy as np
@@ -34,16 +37,25 @@ from circuits.effects.kinds import Positions
 from circuits.effects.losses import EMBED, READOUT, Losses, Receiver, Sender, precedes, receivers_in, senders_in
 from circuits.model.anatomy import Model
 from circuits.model.machine import Recent, precise
-from circuits.model.resuming import Slopes
+from circuits.model.resuming import Branches, Instead, Slopes
 from circuits.model.sites import Component, Half, Input, Kind, Part, sublayer
 from circuits.prompts.emotions import EMOTIONS, Emotion
 
-__all__ = ["EdgeScores", "all_receivers", "all_senders", "direct_losses", "gradient_edges", "scored_edges"]
+__all__ = ["Along", "EdgeScores", "all_receivers", "all_senders", "direct_losses", "gradient_edges", "scored_edges"]
 
 _FLOATS = 8_000_000
 """Numbers of slopes or losses that are written out at a time."""
 _BLOCKS = 8
 """Blocks of losses that are kept for the next receivers; beyond, they are made again."""
+
+
+class Along(StrEnum):
+    """What is moved from replaced to clean where slopes are integrated."""
+
+    INPUTS = "inputs"
+    """The embedding: one path for all edges."""
+    ACTIVATIONS = "activations"
+    """The senders of one kind and layer at a time: a path each, and the embedding for its own edges."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +113,12 @@ def gradient_edges(
     *,
     positions: Positions = Positions.ALL,
     steps: int = 0,
+    along: Along = Along.INPUTS,
 ) -> EdgeScores:
     """First-order scores [logits] of every edge between ``senders`` and ``receivers`` on one batch.
 
     Names, components or inputs; without them :func:`all_senders` and :func:`all_receivers`. ``steps`` is 0 for gradients at the
-    clean run, else the number of midpoints on the way from the replaced embedding.
+    clean run, else the number of midpoints on the way that is taken ``along`` inputs or activations.
 
     Raises:
         ComponentError: an unknown sender or receiver.
@@ -114,7 +127,7 @@ def gradient_edges(
     model = batch.model
     some = senders_in(model, all_senders(model) if senders is None else senders)
     into = receivers_in(model, all_receivers(model) if receivers is None else receivers)
-    return scored_edges(Losses.of_batch(batch, positions), some, into, emotions, steps=steps)
+    return scored_edges(Losses.of_batch(batch, positions), some, into, emotions, steps=steps, along=along)
 
 
 def scored_edges(
@@ -124,6 +137,7 @@ def scored_edges(
     emotions: Sequence[Emotion],
     *,
     steps: int = 0,
+    along: Along = Along.INPUTS,
 ) -> EdgeScores:
     """The same on any texts; senders and receivers in the order of the stream (``senders_in``, ``receivers_in``)."""
     model = losses.model
@@ -133,8 +147,24 @@ def scored_edges(
         direct = direct_losses(losses, senders).cpu().numpy()
         values[:, receivers.index(READOUT)] = direct[..., [e.column for e in emotions]]
     if any(isinstance(r, Input) for r in receivers):
-        _Sweep(losses, senders, receivers, possible.sum(0)).add(values, emotions, steps)
+        together = along is Along.INPUTS or steps == 0
+        inner = [isinstance(r, Input) for r in receivers]
+        for rows in [list(range(len(senders)))] if together else _places(senders):
+            if not possible[rows][:, inner].any():
+                continue
+            part, some = np.zeros_like(values[rows]), tuple(senders[i] for i in rows)
+            sweep = _Sweep(losses, some, receivers, possible[rows].sum(0))
+            sweep.add(part, emotions, steps, EMBED if together else some[0])
+            values[rows] += part
     return EdgeScores(tuple(map(str, senders)), tuple(map(str, receivers)), tuple(emotions), possible, values)
+
+
+def _places(senders: Sequence[Sender]) -> list[list[int]]:
+    """Numbers of the senders by kind and layer."""
+    found: dict[object, list[int]] = {}
+    for i, sender in enumerate(senders):
+        found.setdefault(EMBED if isinstance(sender, str) else (sender.layer, sender.kind), []).append(i)
+    return list(found.values())
 
 
 @torch.no_grad()
@@ -170,13 +200,14 @@ class _Sweep:
         self.size = size
         self.kept: Recent[int, Tensor] = Recent(_BLOCKS)
 
-    def add(self, values: NDArray[np.float32], emotions: Sequence[Emotion], steps: int) -> None:
-        """Add the scores to ``values``."""
+    def add(self, values: NDArray[np.float32], emotions: Sequence[Emotion], steps: int, moved: Sender = EMBED) -> None:
+        """Add the scores to ``values``; ``moved`` on the way to the clean run: the embedding, or all of a component's kind and
+        layer.
+        """
         losses = self.losses
         shares = midpoints(steps) if steps else [1.0]
         for share in shares:
-            stream = losses.run.embed if share == 1 else losses.run.embed - (1 - share) * losses.way
-            run = losses.resume.branches(stream)
+            run = self._run(share, moved)
             with torch.enable_grad():
                 metrics = losses.readout(run.final).sum(0)
             for column, e in enumerate(emotions):
@@ -185,6 +216,15 @@ class _Sweep:
                     for sender, receiver, found in self._scores(slopes):
                         part = found.float().cpu().numpy() / len(shares)
                         values[np.ix_(sender, receiver, range(len(losses.where)), [column])] += part[..., None]
+
+    def _run(self, share: float, moved: Sender) -> Branches:
+        losses = self.losses
+        embed = losses.run.embed
+        if isinstance(moved, str):
+            return losses.resume.branches(embed if share == 1 else embed - (1 - share) * losses.way)
+        kind, layer = moved.kind, moved.layer
+        here = losses.run.streams.of(kind)[layer] - (1 - share) * losses.amounts(kind, layer)
+        return losses.resume.branches(embed, layer=layer, instead=Instead(kind, here.detach().requires_grad_(True)))
 
     def _scores(self, slopes: Slopes) -> Iterator[tuple[list[int], list[int], Tensor]]:
         """Places of senders and receivers with the scores between them, ``[sender, receiver, prompt]``."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuits.model.norms import Norm
 from circuits.model.plain import PlainBlock, Shape, Surroundings, affine
-from circuits.model.resuming import Branches, Change, Slopes
+from circuits.model.resuming import Branches, Change, Instead, Slopes
 from circuits.model.sites import Half, Input, Kind, Part
 
 __all__ = ["PlainBranches", "change_of", "heard"]
@@ -41,7 +41,7 @@ class _Layer:
 
 
 class PlainBranches(Branches):
-    """A run in plain blocks under autograd, entered with ``stream``."""
+    """A run in plain blocks under autograd, entered with ``stream``; ``instead`` is put into the layer it comes with."""
 
     @torch.enable_grad()
     def __init__(
@@ -50,15 +50,21 @@ class PlainBranches(Branches):
         around: Sequence[Surroundings],
         stream: Float[Tensor, "prompt pos d_model"],
         picked: Callable[[Tensor], Tensor],
+        instead: tuple[int, Instead] | None = None,
     ) -> None:
         self.blocks = blocks
+        self.instead = instead
         self.layers: list[_Layer] = []
         rows = stream.detach().requires_grad_(True)[None]
-        for block, here in zip(blocks, around, strict=True):
-            rows = self._through(block, here, rows.to(block.device))
+        for layer, (block, here) in enumerate(zip(blocks, around, strict=True)):
+            rows = self._through(block, here, rows.to(block.device), layer)
         self.final = picked(rows)[0, :, 0]
 
-    def _through(self, block: PlainBlock, around: Surroundings, rows: Tensor) -> Tensor:
+    def _through(self, block: PlainBlock, around: Surroundings, rows: Tensor, layer: int) -> Tensor:
+        def passed(kind: Kind, own: Tensor) -> Tensor:
+            given = self.instead is not None and self.instead[0] == layer and self.instead[1].kind is kind
+            return self.instead[1].tensor[None] if self.instead is not None and given else own
+
         shape = block.shape
         q, k, v = block.qkv(block.read(rows))
         flat: tuple[Tensor, ...] = ()
@@ -76,15 +82,18 @@ class PlainBranches(Branches):
         )  # fmt: skip
         q, k, v = (t[None].flatten(-2) for t in heads)
         z = each.attend(each.queries(q, around), each.keys(k, around), each.values(v), around.mask)
-        mid = rows + block.behind(True, block.summed(z))
+        mid = rows + passed(Kind.ATTN, block.behind(True, block.summed(passed(Kind.HEAD, z))))
         source = mid if block.sequential else rows
         heard = tuple(t[0] for t in block.before(source))
         self.layers.append(_Layer(rows[0].detach(), source[0].detach(), heads, heard, flat))
-        return mid + block.behind(False, block.mlp_sum(block.fired(tuple(t[None] for t in heard))))
+        post = passed(Kind.NEURON, block.fired(tuple(t[None] for t in heard)))
+        return mid + passed(Kind.MLP, block.behind(False, block.mlp_sum(post)))
 
     def pull(self, metric: Tensor, *, keep: bool) -> PlainSlopes:
         tensors = [tensor for layer in self.layers for tensor in (*layer.heads, *layer.heard)]
-        return PlainSlopes(self, torch.autograd.grad(metric, tensors, retain_graph=keep))
+        # What reads in front of a given activation reaches nothing; anything else unused would be an error.
+        given = self.instead is not None
+        return PlainSlopes(self, torch.autograd.grad(metric, tensors, retain_graph=keep, materialize_grads=given))
 
 
 class PlainSlopes(Slopes):

@@ -167,9 +167,10 @@ class PlainRun(Resumer):
                 rows = mid + passed(here, Kind.MLP, block.behind(False, block.mlp_sum(post)))
         return Trace.of_lists(layer, found, rows[0, :, 0])
 
-    def branches(self, stream: Tensor) -> PlainBranches:
+    def branches(self, stream: Tensor, *, layer: int = 0, instead: Instead | None = None) -> PlainBranches:
         with precise(self.model.device):
-            return PlainBranches(self.blocks, self.around, stream, self.picked)
+            given = None if instead is None else (layer, instead)
+            return PlainBranches(self.blocks, self.around, stream, self.picked, given)
 
     def reheard(self, place: Input, streams: Tensor) -> Change:
         layer = place.component.layer

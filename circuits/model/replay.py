@@ -69,8 +69,8 @@ class Replay(Resumer):
                 stream = self._block(here, stream, 1)
         return Trace.of_lists(layer, found, self.picked(stream)[:, 0])
 
-    def branches(self, stream: Tensor) -> _Branches:
-        return _Branches(self, stream)
+    def branches(self, stream: Tensor, *, layer: int = 0, instead: Instead | None = None) -> _Branches:
+        return _Branches(self, stream, None if instead is None else (layer, instead))
 
     def reheard(self, place: Input, streams: Tensor) -> Change:
         _require_whole(self, place)
@@ -142,8 +142,9 @@ class _Branches(Branches):
     """A run through the bridge's blocks under autograd: each slope is a backward through one half-layer."""
 
     @torch.enable_grad()
-    def __init__(self, replay: Replay, stream: Tensor) -> None:
+    def __init__(self, replay: Replay, stream: Tensor, instead: tuple[int, Instead] | None = None) -> None:
         self.replay = replay
+        self.instead = instead
         model = replay.model
         self.kinds = [kind for kind in (Kind.HEAD, Kind.NEURON, Kind.MLP) if kind is not Kind.NEURON or model.d_mlp]
         layers = range(model.n_layers)
@@ -154,6 +155,11 @@ class _Branches(Branches):
         if model.capabilities.sequential:
             hooks |= {f"blocks.{layer}.hook_resid_mid": _kept_in(self.mid) for layer in layers}
         stream = stream.detach().requires_grad_(True)
+        if instead is not None:
+            # Its own value is still kept, in front of what takes its place, so that places stay in order.
+            place = hook_name(instead[0], instead[1].kind)
+            keep = hooks.get(place, lambda tensor: tensor)
+            hooks[place] = lambda tensor: (keep(tensor), instead[1].tensor)[1]
         with hooked(model, hooks):
             for layer in layers:
                 self.pre.append(stream)
@@ -162,7 +168,9 @@ class _Branches(Branches):
 
     def pull(self, metric: Tensor, *, keep: bool) -> _Slopes:
         tensors = [tensor for kind in self.kinds for tensor in self.writes[kind]]
-        found = torch.autograd.grad(metric, tensors, retain_graph=True)  # slopes go through the graph again
+        # Slopes go through the graph again. In front of a given activation they are zero.
+        given = self.instead is not None
+        found = torch.autograd.grad(metric, tensors, retain_graph=True, materialize_grads=given)
         count = len(self.pre)
         return _Slopes(self, {k: found[i * count : (i + 1) * count] for i, k in enumerate(self.kinds)})
 

@@ -216,8 +216,13 @@ class Resumer(ABC):
         """
 
     @abstractmethod
-    def branches(self, stream: Float[Tensor, "prompt pos d_model"]) -> Branches:
-        """Run all layers from ``stream`` (the embedding) under autograd, ready to be asked for slopes at inputs."""
+    def branches(
+        self, stream: Float[Tensor, "prompt pos d_model"], *, layer: int = 0, instead: Instead | None = None
+    ) -> Branches:
+        """Run all layers from ``stream`` (the embedding) under autograd, ready to be asked for slopes at inputs.
+
+        ``instead`` is put into ``layer``; what this layer reads there reaches nothing then and has slopes of zero.
+        """
 
     @abstractmethod
     def reheard(self, place: Input, streams: Float[Tensor, "chunk prompt pos d_model"]) -> Change:

@@ -60,20 +60,21 @@ def source_of(naive: Naive, component: Component) -> str:
     return f"blocks.{component.layer}.hook_resid_{'mid' if after else 'pre'}"
 
 
-def activation(naive: Naive, receiver: Input, gain: Tensor) -> Tensor:
-    """The whole activation at the receiver's place when its input reads the clean stream plus ``gain``."""
+def activation(naive: Naive, receiver: Input, gain: Tensor, given: dict) -> Tensor:
+    """The whole activation at the receiver's place when its input reads the stream plus ``gain``, under edits ``given``."""
     component, place = receiver.component, place_of(receiver.component)
-    edits = {source_of(naive, component): lambda x: x + gain}
+    edits = given | {source_of(naive, component): lambda x: x + gain}
     if receiver.part is None:
         return runs(naive, edits, (place,))[place]
     projection = f"blocks.{component.layer}.attn.hook_{receiver.part}"
     changed = runs(naive, edits, (projection,))[projection]
-    return runs(naive, {projection: lambda _: changed}, (place,))[place]
+    return runs(naive, given | {projection: lambda _: changed}, (place,))[place]
 
 
-def patched(naive: Naive, receiver: Input, gain: Tensor) -> Tensor:
-    """Logits when one input alone reads the clean stream plus ``gain``, everything above recomputed."""
-    wanted, part = activation(naive, receiver, gain), part_of(receiver.component)
+def patched(naive: Naive, receiver: Input, gain: Tensor, given: dict | None = None) -> Tensor:
+    """Logits when one input alone reads the stream plus ``gain``, everything above recomputed; clean, or under edits."""
+    given = given or {}
+    wanted, part = activation(naive, receiver, gain, given), part_of(receiver.component)
 
     def patch(tensor: Tensor) -> Tensor:
         if receiver.component.kind is Kind.MLP:
@@ -82,7 +83,7 @@ def patched(naive: Naive, receiver: Input, gain: Tensor) -> Tensor:
         tensor[part] = wanted[part]
         return tensor
 
-    return runs(naive, {place_of(receiver.component): patch}, ())["logits"]
+    return runs(naive, given | {place_of(receiver.component): patch}, ())["logits"]
 
 
 def answers_of(naive: Naive, logits: Tensor) -> Tensor:
@@ -94,9 +95,9 @@ def answers_of(naive: Naive, logits: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def slope(naive: Naive, receiver: Input) -> Tensor:
+def slope(naive: Naive, receiver: Input, given: dict | None = None) -> Tensor:
     """Gradient of each metric at the receiver's own input [emotion, prompt, pos, d_model], by autograd through the hooks."""
     zero = torch.zeros_like(naive.seen("blocks.0.hook_resid_pre")).requires_grad_(True)
     with torch.enable_grad():
-        metric = answers_of(naive, patched(naive, receiver, zero)).sum(0)
+        metric = answers_of(naive, patched(naive, receiver, zero, given)).sum(0)
         return torch.stack([torch.autograd.grad(metric[e], zero, retain_graph=e < 5)[0] for e in range(6)])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest import tiny_rows
 from effects.branch import PARTS, answers_of, loss_of, patched, reachable, slope
-from effects.naive import Naive
+from effects.naive import Naive, place_of
 from families import ANSWERS, make_model_directory
 
 from circuits.effects.batch import Batch, Plan
-from circuits.effects.edges import EdgeScores, all_receivers, all_senders, gradient_edges, scored_edges
+from circuits.effects.edges import Along, EdgeScores, all_receivers, all_senders, gradient_edges, scored_edges
 from circuits.effects.kinds import Ablation, Positions
 from circuits.effects.losses import EMBED, READOUT, Losses, receivers_in, senders_in
 from circuits.effects.measure import measure
@@ -22,7 +22,7 @@ from circuits.effects.paths import edge_scores
 from circuits.errors import ComponentError, MeasurementError, UnsupportedModelError
 from circuits.model.anatomy import Model
 from circuits.model.door import load
-from circuits.model.sites import Input, Kind, head, neuron, parse_input
+from circuits.model.sites import Input, Kind, head, neuron, parse, parse_input
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
@@ -192,6 +192,37 @@ def test_integrated_scores_are_means_over_midpoints_of_the_embedding(model_of, p
         np.testing.assert_allclose(found[sender, receiver][:, 1], wanted, rtol=0, atol=1e-5)
     plain = gradient_edges(batch, SENDERS, RECEIVERS)
     assert np.abs(plain.values - found.values).max() > 0.01 * np.abs(plain.values).max()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "neox", "gpt_neo"])
+def test_integrated_along_activations_slopes_are_means_while_one_half_layer_moves(family, model_of, prompts):
+    """By hooks: the senders' own place between replaced and clean, the reader's gradient there by autograd."""
+    model, ablation, steps = model_of(family), Ablation.MEAN_SCENARIO, 2
+    naive, receivers = Naive(model, prompts), WHOLE if family == "gpt_neo" else RECEIVERS
+    found = gradient_edges(batch_of(model, prompts), SENDERS, receivers, steps=steps, along=Along.ACTIVATIONS)
+    largest = np.abs(found.values).max()
+    real, seen = naive.where(Positions.ALL), 0.0
+    for sender, receiver in found:
+        if sender == EMBED:
+            continue
+        loss, place = loss_of(naive, sender, ablation), place_of(parse(sender))
+        moved = [naive.seen(place) + s * (naive.replaced(place, ablation) - naive.seen(place)) for s in (3 / 4, 1 / 4)]
+        given = [
+            {place: lambda tensor, m=m: torch.where(real.reshape(*real.shape, *[1] * (m.dim() - 2)), m, tensor)}
+            for m in moved
+        ]
+        slopes = torch.stack([slope(naive, parse_input(receiver), edits) for edits in given]).mean(0)
+        wanted = torch.einsum("bpm,ebpm->be", loss, slopes).numpy()
+        np.testing.assert_allclose(
+            found[sender, receiver], wanted, rtol=0, atol=1e-5 * largest, err_msg=f"{sender} {receiver}"
+        )
+        seen = max(seen, float(np.abs(wanted).max()))
+    inputs = gradient_edges(batch_of(model, prompts), SENDERS, receivers, steps=steps)
+    np.testing.assert_allclose(
+        found.values[0], inputs.values[0], rtol=0, atol=1e-6 * largest
+    )  # from the embedding: one path
+    assert seen > 0.1 * largest
+    assert np.abs(found.values - inputs.values).max() > 0.01 * largest
 
 
 def test_where_nothing_bends_the_integrated_score_is_the_plain_one(model_of, prompts):
