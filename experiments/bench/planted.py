@@ -6,7 +6,7 @@ method scores edges itself (``Found.edges``, ``Found.edge_scores``) those count.
 
 * the default search: exact path patching among the chosen nodes, in the whole model and in the worlds that lack one of them
   (:func:`circuits.circuit.edges.conditional_edges`);
-* ``atp`` and ``ig_inputs``: first-order scores of all paths, integrated as the nodes' were; kept are those among the chosen nodes;
+* ``atp`` and ``ig_inputs``: first-order scores of all paths, integrated as the nodes' were; kept are those among the chosen;
 * every other: exact path patching among the chosen nodes in the whole model; first order where more than 40 were chosen.
 
 Kept are edges of at least 1% of the strongest whose interval excludes zero, the share a walk keeps. Forwards are those
@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from bench.reach import fingerprint
 from bench.recovery import auroc, of_ranking, precision, recall
-
 from circuits.circuit.discovery import Case, Discovery, Found, Measured, Ranked
 from circuits.circuit.edges import conditional_edges, exact_edges, kept_edges, matters, possible_edges
 from circuits.circuit.graph import Edge
@@ -77,7 +77,10 @@ class _Alone(Measured):
 
 def alone(cases: Mapping[Any, Case], store: dict[Method, Effects]) -> dict[Any, Case]:
     """The same cases with nothing measured yet."""
-    return {e: Case(case.bench, _Alone(case.measured.plan, case.measured.positions, store=store)) for e, case in cases.items()}
+    return {
+        e: Case(case.bench, _Alone(case.measured.plan, case.measured.positions, store=store))
+        for e, case in cases.items()
+    }
 
 
 def measured(kind: str, seed: int, methods: Sequence[str]) -> list[dict[str, Any]]:
@@ -97,7 +100,9 @@ def measured(kind: str, seed: int, methods: Sequence[str]) -> list[dict[str, Any
             if e not in wholes:
                 wholes[e] = _faithfulness(case, truth.nodes)
             ends = [(s, t or str(e)) for s, t in possible]
-            rows.append(_row(METHODS[name], case, found, truth.nodes, truth.edges, ends) | {"true_faithfulness": wholes[e]})
+            rows.append(
+                _row(METHODS[name], case, found, truth.nodes, truth.edges, ends) | {"true_faithfulness": wholes[e]}
+            )
         cell = {"method": name, "kind": kind, "seed": seed, "made_with": made_with(name)}
         cell["seconds"] = round(time.perf_counter() - start, 2)
         cells.append(cell | {key: [row[key] for row in rows] for key in rows[0]})
@@ -109,11 +114,13 @@ def _row(
 ) -> dict[str, Any]:
     chosen = {c.name for c in found.chosen}
     ranking = of_ranking([c.name for c in found.ranked], found.scores.tolist())
+    sizes = dict(zip(ranking, map(abs, found.scores.tolist()), strict=True))
+    names = [c.name for c in case.components]
     scores, kept, how, runs = _edges(method, case, found)
     return {
         "exact": chosen == nodes, "size": len(chosen),
         "precision": precision(chosen, nodes), "recall": recall(chosen, nodes),
-        "auroc": auroc(ranking, nodes, [c.name for c in case.components]),
+        "auroc": auroc(ranking, nodes, names), "auroc_of_size": auroc(sizes, nodes, names),
         "missing": sorted(nodes - chosen), "extra": sorted(chosen - nodes) if len(chosen) <= MANY else len(chosen - nodes),
         "edges_exact": kept == edges, "edges_precision": precision(kept, edges), "edges_recall": recall(kept, edges),
         "edges_auroc": auroc(scores, edges, possible), "edges_how": how, "edges_forwards": runs,
@@ -157,7 +164,9 @@ def _first_order(case: Case, found: Found, nodes: Sequence[Any], steps: int) -> 
     some, into = senders_in(bench.model, [EMBED, *nodes]), receivers_in(bench.model, [*nodes, READOUT])
     parts: dict[Name, list[np.ndarray]] = {}
     for texts in bench.texts:
-        scores = scored_edges(Losses.of_texts(bench.model, bench.readout, texts), some, into, [case.emotion], steps=steps)
+        scores = scored_edges(
+            Losses.of_texts(bench.model, bench.readout, texts), some, into, [case.emotion], steps=steps
+        )
         for source, target in scores:
             if (source, target) != (EMBED, READOUT):
                 name = (source, str(case.emotion) if target == READOUT else target)

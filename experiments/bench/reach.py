@@ -19,6 +19,8 @@ from circuits.versions import versions
 __all__ = ["fingerprint", "reached"]
 
 PACKAGE = "circuits"
+LISTS = frozenset({"circuits.circuit.methods"})
+"""Modules that only list others: a method does not depend on the methods beside it."""
 
 
 def fingerprint(roots: Iterable[str], *facts: object) -> str:
@@ -41,7 +43,7 @@ def reached(roots: tuple[str, ...]) -> frozenset[str]:
         name = waiting.pop()
         if name not in found and _file(name):
             found.add(name)
-            waiting += [other for other in _imports(name) if other.startswith(f"{PACKAGE}.")]
+            waiting += [other for other in _imports(name) if other.startswith(f"{PACKAGE}.") and other not in LISTS]
     return frozenset(found)
 
 

@@ -37,7 +37,9 @@ def auroc(scores: Mapping[T, float], true: Collection[T], possible: Collection[T
     """
     strange = [item for item in (*true, *scores) if item not in set(possible)]
     if strange:
-        raise ValueError(f"{strange[0]} is not among the {len(possible)} possible items; expected true and scored ones to be")
+        raise ValueError(
+            f"{strange[0]} is not among the {len(possible)} possible items; expected true and scored ones to be"
+        )
     items, real = list(possible), set(true)
     ranks = rankdata([scores.get(item, 0.0) for item in items])
     hit = np.array([item in real for item in items])
