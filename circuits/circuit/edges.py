@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 
 from circuits.circuit.evaluation import Bench
 from circuits.circuit.graph import Edge
-from circuits.effects.losses import EMBED, READOUT, Losses, precedes, receivers_in, senders_in
+from circuits.effects.losses import EMBED, READOUT, Losses, Receiver, Sender, precedes, receivers_in, senders_in
 from circuits.effects.patching import patched_edges
 from circuits.effects.paths import edge_scores
 from circuits.effects.statistics import MIN_SCENARIOS, bootstrap
-from circuits.model.sites import Component
+from circuits.effects.worlds import patched_in_world
+from circuits.model.anatomy import Model
+from circuits.model.sites import Component, Input
 
-__all__ = ["choose_edges", "exact_edges", "kept_edges", "report_edges"]
+__all__ = [
+    "choose_edges",
+    "conditional_edges",
+    "exact_edges",
+    "kept_edges",
+    "matters",
+    "possible_edges",
+    "report_edges",
+]
 
 
 def choose_edges(bench: Bench, nodes: tuple[Component, ...], *, share: float) -> tuple[Edge, ...]:
@@ -48,9 +59,9 @@ def exact_edges(bench: Bench, nodes: tuple[Component, ...], chosen: Sequence[Edg
         MeasurementError: a weight is NaN or infinite, or memory does not suffice.
     """
     model, readout = bench.model, str(bench.emotion)
+    some: Sequence[tuple[Sender, Receiver]]
     if chosen is None:
-        ends = senders_in(model, [EMBED, *nodes]), receivers_in(model, [*nodes, READOUT])
-        some = [(s, r) for s, r in product(*ends) if precedes(model, s, r) and (s, r) != (EMBED, READOUT)]
+        some = possible_edges(model, nodes)
     else:
         some = [(edge.source, READOUT if edge.target == readout else edge.target) for edge in chosen]
     if not some:
@@ -60,9 +71,72 @@ def exact_edges(bench: Bench, nodes: tuple[Component, ...], chosen: Sequence[Edg
         losses = Losses.of_texts(model, bench.readout, texts)
         pieces.append(patched_edges(losses, some)[..., bench.emotion.column].cpu().numpy())
     weights = np.concatenate(pieces, 1)
-    names = [(str(s), readout if r == READOUT else str(r)) for s, r in some]
+    names = [_name(s, r, readout) for s, r in some]
     scenarios = np.concatenate([piece.scenarios for piece in bench.texts])
     return kept_edges(dict(zip(names, weights, strict=True)), scenarios, readout, share=None, kind="exact")
+
+
+def possible_edges(model: Model, nodes: Iterable[Component]) -> list[tuple[Sender, Receiver]]:
+    """Every direct path among ``embed``, ``nodes`` and the read-out, but the one from ``embed`` to the read-out, which passes
+    no node.
+
+    Raises:
+        ComponentError: the model lacks a component, or one is listed twice.
+    """
+    members = tuple(nodes)
+    ends = senders_in(model, [EMBED, *members]), receivers_in(model, [*members, READOUT])
+    return [(s, r) for s, r in product(*ends) if precedes(model, s, r) and (s, r) != (EMBED, READOUT)]
+
+
+def conditional_edges(
+    bench: Bench, nodes: tuple[Component, ...], *, share: float, worlds: Collection[Component] | None = None
+) -> tuple[Edge, ...]:
+    """Exact weights of all edges among ``embed``, ``nodes`` and the read-out, where each of them shows, strongest first.
+
+    An edge that matters in the whole model (``share`` and interval as in :func:`kept_edges`) has its weight there. One that
+    does not is measured again in every world that lacks one other node of ``worlds`` (all of ``nodes`` without it), and has
+    its weight of largest size there; its kind is ``conditional``. So an edge of a redundant or a backup path has a weight,
+    which path patching in the whole model does not give it: what it does there is repaired.
+
+    The largest of several measured weights is too large by chance, the more the smaller it is; measure again on other texts
+    what is to be reported as a number. Forwards: one an edge, and one an edge and world for those that do not show in the
+    whole model.
+
+    Raises:
+        ComponentError: the model lacks a component.
+        MeasurementError: a weight is NaN or infinite, or memory does not suffice.
+    """
+    whole = exact_edges(bench, nodes)
+    if not whole:
+        return ()
+    readout, model = str(bench.emotion), bench.model
+    strongest = max(abs(edge.weight) for edge in whole)
+    found = {(edge.source, edge.target): edge for edge in whole}
+    shown = {name for name, edge in found.items() if matters(edge, share * strongest)}
+    hidden = [(s, r) for s, r in possible_edges(model, nodes) if _name(s, r, readout) not in shown]
+    scenarios = np.concatenate([piece.scenarios for piece in bench.texts])
+    for gone in nodes if worlds is None else worlds:
+        some = [(s, r) for s, r in hidden if gone not in (s, r.component if isinstance(r, Input) else r)]
+        if not some:
+            continue
+        pieces = [patched_in_world(model, bench.readout, piece, [gone], some) for piece in bench.texts]
+        weights = np.concatenate([piece[..., bench.emotion.column].cpu().numpy() for piece in pieces], 1)
+        names = [_name(s, r, readout) for s, r in some]
+        scores = dict(zip(names, weights, strict=True))
+        for edge in kept_edges(scores, scenarios, readout, share=None, kind="conditional"):
+            if abs(edge.weight) > abs(found[edge.source, edge.target].weight):
+                found[edge.source, edge.target] = replace(edge, kind="conditional")
+    return tuple(sorted(found.values(), key=lambda edge: (-abs(edge.weight), edge.source, edge.target)))
+
+
+def matters(edge: Edge, least: float) -> bool:
+    """Whether a weight is at least so large, and its interval (where there is one) on one side of zero."""
+    sure = np.isnan(edge.low) or edge.low > 0 or edge.high < 0
+    return bool(edge.weight != 0 and abs(edge.weight) >= least and sure)
+
+
+def _name(sender: Sender, receiver: Receiver, readout: str) -> tuple[str, str]:
+    return str(sender), readout if receiver == READOUT else str(receiver)
 
 
 def _scores(bench: Bench, nodes: tuple[Component, ...]) -> tuple[Mapping[tuple[str, str], np.ndarray], np.ndarray]:

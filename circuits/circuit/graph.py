@@ -35,6 +35,7 @@ EDGE_KINDS: Mapping[str, str] = {
     "direct": "the exact direct effect, into a read-out",
     "gradient": "first-order score of the direct path",
     "exact": "exact path patching",
+    "conditional": "exact path patching in a model that lacks another node of the circuit, where the edge shows",
     "foreign": "a score another tool gave",
 }
 INPUTS = ("", "q", "k", "v")
@@ -98,7 +99,7 @@ class Node:
 class Edge:
     """A direct edge with its weight [logits] and 95% interval.
 
-    ``kind`` is ``gradient`` (first order), ``exact`` (path patching), or ``direct`` into a read-out (the exact direct effect).
+    ``kind`` is one of :data:`EDGE_KINDS`.
 
     Attributes:
         input: the input of a head it enters, one of :data:`INPUTS`.

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from conftest import tiny_rows
-from families import ANSWERS
+from families import ANSWERS, load_family
 
-from circuits.circuit.edges import choose_edges, exact_edges
+from circuits.circuit.edges import choose_edges, conditional_edges, exact_edges, matters, possible_edges
 from circuits.circuit.evaluation import Bench
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation, Positions
-from circuits.effects.losses import EMBED, READOUT
+from circuits.effects.losses import EMBED, READOUT, Losses
 from circuits.effects.own import own_texts
-from circuits.effects.patching import path_effects
+from circuits.effects.patching import patched_edges, path_effects
 from circuits.effects.statistics import bootstrap
+from circuits.effects.worlds import patched_in_world
+from circuits.errors import ComponentError
 from circuits.model.planted import planted
-from circuits.model.sites import head, neuron, parse
+from circuits.model.sites import Input, Kind, Part, head, neuron, parse
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
@@ -71,3 +74,79 @@ def test_the_planted_chain_is_the_strongest_of_all_edges():
     found = exact_edges(bench, (*nodes, *others))
     strongest = {(edge.source, edge.target) for edge in found[: len(truth.edges)]}
     assert strongest == set(truth.edges)
+
+
+# -- edges that show only without another node -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("positions", list(Positions))
+def test_in_the_world_of_nothing_weights_are_those_of_path_patching(family, positions, model_of, tiny_prompts):
+    model = model_of(family)
+    bench, _ = bench_of(model, tiny_prompts, EMOTIONS[2], positions)
+    edges = possible_edges(model, NODES)
+    for texts in bench.texts:
+        found = patched_in_world(model, bench.readout, texts, (), edges)
+        wanted = patched_edges(Losses.of_texts(model, bench.readout, texts), edges)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)
+
+
+def test_in_a_world_weights_are_those_of_a_model_without_its_weights(tmp_path, tiny_prompts):
+    """A head and a neuron whose output weights are zero are gone for good; under ``zero`` that is the world without them."""
+    model, gone = load_family(tmp_path / "gpt2", "gpt2"), (head(0, 1), neuron(1, 7))
+    nodes = tuple(c for c in NODES if c not in gone)
+    edges = possible_edges(model, nodes)
+
+    def texts():
+        return own_texts(Plan.of(model, tiny_prompts, Ablation.ZERO), Positions.ALL)[EMOTIONS[0]]
+
+    readout = Plan.of(model, tiny_prompts, Ablation.ZERO).readout
+    found, whole = (
+        [patched_in_world(model, readout, piece, without, edges) for piece in texts()] for without in (gone, ())
+    )
+    blocks = model.bridge.original_model.transformer.h
+    with torch.no_grad():
+        blocks[0].attn.c_proj.weight[model.d_head : 2 * model.d_head] = 0
+        blocks[1].mlp.c_proj.weight[7] = 0
+    wanted = [patched_edges(Losses.of_texts(model, readout, piece), edges) for piece in texts()]
+    assert float((torch.cat(wanted) - torch.cat(whole)).abs().max()) > 1e-3
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)
+
+
+def test_an_ablated_end_and_an_impossible_edge_are_refused(model_of, tiny_prompts):
+    model = model_of("gpt2")
+    bench, _ = bench_of(model, tiny_prompts, EMOTIONS[0])
+    for edge, why in (
+        ((head(0, 1), Input(neuron(1, 7))), "L0H1 is ablated in this world"),
+        ((neuron(1, 7), Input(head(0, 2))), "L1N7 cannot reach L0H2 directly"),
+        ((head(0, 2), Input(head(1, 0), Part.Q)), "is no whole head and no neuron"),
+    ):
+        with pytest.raises(ComponentError, match=why):
+            patched_in_world(model, bench.readout, bench.texts[0], [head(0, 1)], [edge])
+
+
+@pytest.mark.parametrize("kind", ["redundant", "backup"])
+def test_edges_of_parts_that_stand_in_for_each_other_show_in_the_world_without_the_other(kind):
+    made, e = planted(kind, seed=0), EMOTIONS[0]
+    truth = made.by_emotion[e]
+    nodes = tuple(sorted(parse(name) for name in truth.nodes))
+    bench, _ = bench_of(made.model, made.prompts.split("select"), e)
+    whole = {(edge.source, edge.target): edge for edge in exact_edges(bench, nodes)}
+    found = {(edge.source, edge.target): edge for edge in conditional_edges(bench, nodes, share=0.01)}
+    assert set(found) == set(whole)
+    least = 0.01 * max(abs(edge.weight) for edge in found.values())
+    assert {name for name, edge in found.items() if matters(edge, least)} == truth.edges
+    heads = [c.name for c in nodes if c.kind is Kind.HEAD]
+    for name in heads:
+        # Repaired in the whole model; without the other head all there is (no cue below .9: 3 * (2 * .9 - .5) = 3.9).
+        edge = found[EMBED, name]
+        assert abs(whole[EMBED, name].weight) < 1e-4
+        assert edge.kind == "conditional"
+        assert abs(edge.weight) > 3
+        assert edge.low > 0 or edge.high < 0
+    # What shows in the whole model has its weight there.
+    assert all(edge == whole[name] for name, edge in found.items() if edge.kind != "conditional")
+    assert conditional_edges(bench, (), share=0.01) == ()
+    unasked = {(x.source, x.target): x for x in conditional_edges(bench, nodes, share=0.01, worlds=())}
+    assert unasked == whole
