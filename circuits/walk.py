@@ -20,6 +20,7 @@ import torch
 from circuits import jsontext
 from circuits.circuit.graph import Circuit
 from circuits.circuit.judge import Plans, judge
+from circuits.circuit.methods import method
 from circuits.compare.writers import writers
 from circuits.directions.estimators import contrast, directions_from, grand_mean, probe
 from circuits.directions.vectors import Directions
@@ -119,8 +120,13 @@ def _plans(model: Model, prompts: Prompts, settings: Settings) -> Plans:
         require_complete(part)  # directions compare inside scenarios whatever the ablation
     plans = {split: Plan.of(model, part, ablation) for split, part in parts.items()}
     test = plans[Split.TEST]
-    mean = Plan.of(model, parts[Split.TEST], Ablation.MEAN, readout=test.readout)
-    return Plans(select=plans[Split.SELECT], test=test, test_mean=mean)
+    others = {
+        other: Plan.of(model, parts[Split.TEST], other, readout=test.readout)
+        for other in (Ablation.MEAN_SCENARIO, Ablation.MEAN, Ablation.ZERO)
+        if other is not ablation
+    }
+    method(settings.method, patience=settings.patience)  # known before anything is made
+    return Plans(select=plans[Split.SELECT], test=test, others=others)
 
 
 @dataclass
@@ -157,7 +163,10 @@ class _Walk:
             verified = self._measured("top neurons, exact", certified.verified, measured, Method.EXACT)
         best = joined([heads, *_best(screen, verified)])
         with self._step("circuits"):
-            judged = judge(self.prompts, best, direct, self.settings, self.plans, self.watch)
+            verdict = judge(
+                self.prompts, best, direct, self.settings, self.plans, self.watch, store=self.writer.shards
+            )
+            judged = verdict.judged
         with self._step("comparison"):
             comparison = writers(
                 self.model, self.prompts.split(Split.TEST), directions[0],

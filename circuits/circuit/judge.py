@@ -1,19 +1,32 @@
-"""From measured effects to one emotion's judged circuit: chosen on ``select``, reported on ``test``."""
+"""From measured effects to six judged circuits: chosen on ``select``, every figure measured on ``test``.
+
+What is measured always: faithfulness beside random circuits, under several kinds of ablation, of the complement, along
+the ten budgets; edges again; stability of the ranking (on ``select``, where the choice was made); whose circuit it is;
+what ablating it costs the language. Completeness and minimality take minutes and are measured when asked for (``thorough``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from circuits.circuit.edges import choose_edges, report_edges
-from circuits.circuit.evaluation import Bench, Faithfulness, matched_random
-from circuits.circuit.graph import Circuit, Edge, Node
-from circuits.circuit.selection import Selection, candidates, select
+from circuits.circuit.choosing import Choice, Watch, choose
+from circuits.circuit.completeness import completeness, minimality
+from circuits.circuit.cost import Neutral, language_cost
+from circuits.circuit.curves import by_ablation, curve
+from circuits.circuit.edges import exact_edges
+from circuits.circuit.estimates import randoms
+from circuits.circuit.evaluation import Bench, Faithfulness
+from circuits.circuit.graph import Circuit, Measured, Node
+from circuits.circuit.specificity import overlap, specificity
+from circuits.circuit.stability import stability
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation, Method, Positions
+from circuits.effects.measure import Store
+from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.effects.table import Effects
 from circuits.errors import MeasurementError
 from circuits.model.sites import Component
@@ -21,9 +34,12 @@ from circuits.prompts.datasets import Prompts, Split
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.settings import Settings
 
-__all__ = ["Judged", "Plans", "judge"]
+__all__ = ["Judged", "Plans", "Verdict", "judge"]
 
-Watch = Callable[[str, int, int], None]
+_FEW = 20
+"""Random circuits for the secondary figures, unless the walk is thorough."""
+_FEWEST = 5
+"""And for the matrix of all pairs of emotions."""
 
 
 @dataclass(frozen=True)
@@ -35,79 +51,124 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """The judged circuits, and what was found about them together.
+
+    Attributes:
+        together: JSON values: ``specificity``, ``overlap``, and what was ``skipped``, each where it could be measured.
+    """
+
+    judged: Mapping[Emotion, Judged]
+    together: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Plans:
-    """The walks through ``select`` and ``test`` under the run's ablation, and through ``test`` under mean ablation."""
+    """The walks through ``select`` and ``test`` under the run's ablation, and through ``test`` under others."""
 
     select: Plan
     test: Plan
-    test_mean: Plan
+    others: Mapping[Ablation, Plan]
 
 
 def judge(
-    prompts: Prompts, effects: Effects, direct: Effects, settings: Settings, plans: Plans, watch: Watch
-) -> dict[Emotion, Judged]:
+    prompts: Prompts,
+    effects: Effects,
+    direct: Effects,
+    settings: Settings,
+    plans: Plans,
+    watch: Watch,
+    *,
+    store: Store | None = None,
+) -> Verdict:
     """Choose every emotion's circuit on ``select`` and report it on ``test``.
 
     ``effects`` holds the best measurement of every head and neuron, ``direct`` their direct effects, both on ``select`` and
     ``test``. Where the model does not tell an emotion apart, its circuit is empty and ``judgement["undefined"]`` says why.
     """
     chosen, reported = effects.on(prompts.split(Split.SELECT)), effects.on(prompts.split(Split.TEST))
+    choices = choose(plans.select, chosen, settings, watch, store=store)
+    model, positions = plans.test.model, Positions(settings.positions)
+    steps = (3 + len(plans.others)) * len(EMOTIONS)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        watch("judging circuits", done, steps)
+        done += 1
+
+    neutral = prompts.split(Split.TEST)
+    spoken = Neutral(model, neutral) if neutral.neutral else None
+    judged: dict[Emotion, Judged] = {}
     judgements: dict[Emotion, dict[str, Any]] = {}
-    selections: dict[Emotion, Selection] = {}
-    edges: dict[Emotion, tuple[Edge, ...]] = {}
-    steps, positions = 3 * len(EMOTIONS), Positions(settings.positions)
-    # One set of benches at a time: each holds replacement values for every layer.
-    for e, bench in Bench.every(plans.select, positions).items():
-        watch("judging circuits", len(selections), steps)
-        ranked = candidates(chosen, e, alpha=settings.alpha)
-        judgements[e] = {
-            "candidates": len(ranked),
-            "target": settings.target,
-            "unit": "logits",
-            **_accuracy(reported, e),
-        }
-        selections[e] = _selected(bench, ranked, settings, judgements[e])
-        edges[e] = choose_edges(bench, selections[e].components, share=settings.edge_share)
-    result = {}
-    for e, bench in Bench.every(plans.test, positions).items():
-        watch("judging circuits", len(EMOTIONS) + e.column, steps)
-        result[e] = _reported(bench, selections[e].components, edges[e], judgements[e], reported, direct, settings)
-    if settings.ablation is not Ablation.MEAN:
-        for e, bench in Bench.every(plans.test_mean, positions).items():
-            watch("judging circuits", 2 * len(EMOTIONS) + e.column, steps)
-            if result[e].circuit.nodes:
-                # A stricter question: with the data set's mean, machinery shared by all emotions goes as well.
-                judgements[e]["mean_ablation"] = _mean_ablation(bench, selections[e].components, result[e].random)
-    return result
+    benches = Bench.every(plans.test, positions)
+    for e, bench in benches.items():
+        step()
+        j = judgements[e] = {
+            "target": settings.target, "unit": "logits", **_found(choices[e], settings), **_accuracy(reported, e),
+        }  # fmt: skip
+        judged[e] = _reported(bench, choices[e], j, reported, direct.on(reported.prompts), settings)
+        nodes = judged[e].circuit.components
+        if nodes:
+            step()
+            _more(bench, choices[e], nodes, chosen, j, settings)
+            if spoken is not None:
+                count = settings.random_circuits if settings.thorough else min(_FEW, settings.random_circuits)
+                j["language"] = language_cost(spoken, nodes, count=count, seed=settings.seed).as_dict()
+    found = {e: one.circuit.components for e, one in judged.items() if one.circuit.nodes}
+    together: dict[str, Any] = {}
+    if found:
+        step()
+        count = settings.random_circuits if settings.thorough else min(_FEWEST, settings.random_circuits)
+        together["specificity"] = specificity(benches, found, count=count, seed=settings.seed).as_dict()
+    if len(found) > 1:
+        together["overlap"] = overlap(model, found, seed=settings.seed).as_dict()
+    del benches  # one set at a time: each holds replacement values for every layer
+    for ablation, plan in plans.others.items():
+        for e, bench in Bench.every(plan, positions).items() if found else ():
+            step()
+            if e in found:
+                # With the data set's mean or nothing at all, machinery that all emotions share goes as well.
+                count = settings.random_circuits if settings.thorough else min(_FEW, settings.random_circuits)
+                one = by_ablation(found[e], {ablation: bench}, count=count, seed=settings.seed)[ablation]
+                value = {"undefined": one} if isinstance(one, str) else one.as_dict()
+                judgements[e].setdefault("ablations", {})[str(ablation)] = value
+    if not settings.thorough:
+        together["skipped"] = _skipped(found, settings)
+    watch("judging circuits", steps, steps)
+    return Verdict(judged, together)
 
 
-def _selected(bench: Bench, ranked: tuple[Component, ...], settings: Settings, judgement: dict[str, Any]) -> Selection:
-    nothing = Selection((), 0.0, False, len(ranked))
-    if not ranked:
-        judgement["undefined"] = (
-            f"no head or neuron supports {bench.emotion} with q < {settings.alpha} on the select split"
-        )
-        return nothing
-    try:
-        selection = select(bench, ranked, target=settings.target)
-    except MeasurementError as error:
-        judgement["undefined"] = str(error)
-        return nothing
-    judgement["faithfulness_select_in_sample"] = selection.faithfulness
-    judgement["reached"] = selection.reached
-    return selection
+def _found(choice: Choice, settings: Settings) -> dict[str, Any]:
+    """What is known of the choice, in-sample."""
+    found = choice.found
+    value = {k: v for k, v in found.as_dict().items() if k not in ("chosen", "size", "edges")}
+    if not found.undefined and not found.chosen:
+        value["undefined"] = f"no head or neuron supports it with q < {settings.alpha} on the select split"
+    return value
+
+
+def _skipped(found: Mapping[Emotion, tuple[Component, ...]], settings: Settings) -> str:
+    """What was left out, and how to ask for it."""
+    nodes = sum(len(some) for some in found.values())
+    # Completeness: circuit and model without each set, and five sets of each random circuit; minimality: eleven pairs a node.
+    forwards = 2 * (51 * len(found) + nodes) + 10 * 100 * len(found) + 22 * (nodes + 100 * len(found))
+    return (
+        f"completeness and minimality of the circuits (about {forwards:,} more forwards), the full search, and the full number "
+        f"of random circuits in the secondary figures ({min(_FEW, settings.random_circuits)} and "
+        f"{min(_FEWEST, settings.random_circuits)} were drawn): ask for them with --thorough --patience 20"
+    )
 
 
 def _reported(
     bench: Bench,
-    nodes: tuple[Component, ...],
-    chosen: tuple[Edge, ...],
+    choice: Choice,
     judgement: dict[str, Any],
     effects: Effects,
     direct: Effects,
     settings: Settings,
 ) -> Judged:
-    e = bench.emotion
+    e, nodes = bench.emotion, choice.found.chosen
     judgement |= {
         "size": len(nodes),
         "metric_whole": float(bench.whole.mean()),
@@ -115,8 +176,8 @@ def _reported(
     }
     random: tuple[tuple[Component, ...], ...] = ()
     if nodes:
-        rng = np.random.default_rng([settings.seed, e.column])
-        random = tuple(matched_random(bench.model, nodes, rng) for _ in range(settings.random_circuits))
+        drawn = randoms(bench.model, nodes, count=settings.random_circuits, seed=settings.seed + e.column)
+        random = tuple(tuple(sorted(one)) for one in drawn)
         try:
             judgement |= _verdict(bench, nodes, random)
         except MeasurementError as error:
@@ -125,8 +186,28 @@ def _reported(
     if not nodes:
         judgement.setdefault("reached", False)
         return Judged(Circuit(e, (), (), judgement), ())
-    edges = report_edges(bench, nodes, chosen)
-    return Judged(Circuit(e, _nodes(nodes, e, effects, direct.on(effects.prompts)), edges, judgement), random)
+    edges = exact_edges(bench, nodes, choice.edges)
+    return Judged(Circuit(e, _nodes(nodes, e, effects, direct), edges, judgement), random)
+
+
+def _more(
+    bench: Bench, choice: Choice, nodes: tuple[Component, ...], chosen: Effects, j: dict[str, Any], settings: Settings
+) -> None:
+    """The figures next to faithfulness, into the judgement."""
+    rest = set(bench.model.heads) | set(bench.model.neurons)
+    j["complement"] = _estimate(bench.faithfulness(rest - set(nodes)))
+    j["curve"] = curve(bench, choice.found.ranked).as_dict()
+    if len(np.unique(chosen.prompts.scenarios)) >= MIN_SCENARIOS:
+        j["stability"] = stability(chosen, bench.emotion, size=len(nodes), seed=settings.seed).as_dict()
+    if settings.thorough:
+        count = settings.random_circuits
+        j["completeness"] = completeness(bench, nodes, count=count, seed=settings.seed).as_dict()
+        j["minimality"] = minimality(bench, nodes, count=count, seed=settings.seed).as_dict()
+
+
+def _estimate(f: Faithfulness) -> dict[str, float]:
+    """A faithfulness as a value with its interval."""
+    return {"value": f.value, "low": f.low, "high": f.high, "n": f.n}
 
 
 def _verdict(test: Bench, nodes: tuple[Component, ...], random: tuple[tuple[Component, ...], ...]) -> dict[str, Any]:
@@ -147,16 +228,6 @@ def _verdict(test: Bench, nodes: tuple[Component, ...], random: tuple[tuple[Comp
     }
 
 
-def _mean_ablation(
-    bench: Bench, nodes: tuple[Component, ...], random: tuple[tuple[Component, ...], ...]
-) -> dict[str, Any]:
-    try:
-        found = _verdict(bench, nodes, random)
-    except MeasurementError as error:
-        return {"undefined": str(error)}
-    return found | {"metric_whole": float(bench.whole.mean()), "metric_empty": float(bench.empty.mean())}
-
-
 def _prefixed(name: str, f: Faithfulness) -> dict[str, float]:
     return {name: f.value, f"{name}_low": f.low, f"{name}_high": f.high, "metric_circuit": f.circuit}
 
@@ -170,18 +241,21 @@ def _accuracy(effects: Effects, e: Emotion) -> dict[str, float]:
 
 def _nodes(components: tuple[Component, ...], e: Emotion, effects: Effects, direct: Effects) -> tuple[Node, ...]:
     # They were chosen on other scenarios, so on these only the chosen ones are tested: q adjusts over them alone.
-    summary = effects.of(components).summary(e)
-    straight = direct.of(components).summary(e).mean
-    methods = effects.of(components).methods
+    by_emotion = {other: _measured(components, other, effects, direct) for other in EMOTIONS}
     return tuple(
-        Node(
-            component=c,
-            effect=float(summary.mean[i]),
-            low=float(summary.low[i]),
-            high=float(summary.high[i]),
-            q=float(summary.q_sign[i]),
-            verified=methods[i] is Method.EXACT,
-            direct=float(straight[i]),
-        )
+        Node(c, **by_emotion[e][i]._asdict(), effects={o: by_emotion[o][i] for o in EMOTIONS if o is not e})
         for i, c in enumerate(components)
     )
+
+
+def _measured(components: tuple[Component, ...], e: Emotion, effects: Effects, direct: Effects) -> list[Measured]:
+    """What the components do to one emotion."""
+    some = effects.of(components)
+    summary, straight = some.summary(e), direct.of(components).by_scenario(e).mean(0)
+    return [
+        Measured(
+            effect=float(summary.mean[i]), low=float(summary.low[i]), high=float(summary.high[i]), q=float(summary.q_sign[i]),
+            verified=some.methods[i] is Method.EXACT, direct=float(straight[i]),
+        )
+        for i in range(len(components))
+    ]  # fmt: skip
