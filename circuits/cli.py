@@ -68,7 +68,16 @@ def discover(
     verify: Annotated[int, typer.Option(help="Neurons measured exactly, per emotion, at least.")] = 32,
     audit: Annotated[int, typer.Option(help="Further neurons measured exactly, to bound how many were missed.")] = 64,
     target: Annotated[float, typer.Option(help="Faithfulness a circuit must reach on the select split.")] = 0.8,
-    random_circuits: Annotated[int, typer.Option(help="Random circuits each circuit is judged beside.")] = 20,
+    random_circuits: Annotated[int, typer.Option(help="Random circuits each circuit is judged beside.")] = 100,
+    method: Annotated[
+        str, typer.Option(help="How circuits are found: conditional, top_n, edge_pruning, or a baseline such as atp.")
+    ] = "conditional",
+    patience: Annotated[
+        int | None, typer.Option(help="How long to search, in multiples of measuring what is tried once; 20 is long.")
+    ] = None,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Also completeness and minimality, and all random circuits everywhere.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the random circuits.")] = 0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask, however long it takes.")] = False,
 ) -> None:
@@ -81,7 +90,7 @@ def discover(
 
     settings = Settings(
         ablation=member(Ablation, ablation), positions=member(Positions, positions), verify=verify, audit=audit, target=target,
-        random_circuits=random_circuits, seed=seed,
+        random_circuits=random_circuits, method=method, patience=patience, thorough=thorough, seed=seed,
     )  # fmt: skip
     rows = _prompts(prompts, answers)
     from circuits.show.terminal import show_run, watching

@@ -102,7 +102,14 @@ def price(model: Model, prompts: Prompts, settings: Settings) -> int:
     # The dearest neurons are those of the first layer.
     top = min(len(model.neurons), settings.verify * len(EMOTIONS))
     neurons = top * dims.exact(model.neurons[0], texts, positions) if top else 0
-    circuits = len(EMOTIONS) * (2 * settings.random_circuits + 40) * dims.forward(texts) // len(EMOTIONS)
+    # Each emotion has a sixth of the texts. Heads tried, screened neurons and the budget of the search; 45 for the edges.
+    tried = min(len(model.heads) + 67, len(model.heads) + len(model.neurons))
+    searched = 45 + (2 if settings.patience is None else settings.patience) * tried
+    judged = 2 * settings.random_circuits + 6 * (settings.random_circuits if settings.thorough else 15)
+    more = (
+        2 * (51 + 20) + 12 * settings.random_circuits + 22 * (20 + settings.random_circuits) if settings.thorough else 0
+    )
+    circuits = (searched + judged + more) * dims.forward(texts)
     return exact + neurons + circuits + dims.gradient(everything, len(EMOTIONS)) + 10 * READY * dims.forward(everything)
 
 
@@ -163,9 +170,7 @@ class _Walk:
             verified = self._measured("top neurons, exact", certified.verified, measured, Method.EXACT)
         best = joined([heads, *_best(screen, verified)])
         with self._step("circuits"):
-            verdict = judge(
-                self.prompts, best, direct, self.settings, self.plans, self.watch, store=self.writer.shards
-            )
+            verdict = judge(self.prompts, best, direct, self.settings, self.plans, self.watch, store=self.writer.shards)
             judged = verdict.judged
         with self._step("comparison"):
             comparison = writers(
@@ -183,6 +188,7 @@ class _Walk:
             "screen": _screened(certified),
             "reliability": _reliability([sublayers, heads, screen]),
             "engine": engine(self.model),
+            "judge": jsontext.plain(verdict.together),
         }
         return self._write(joined([sublayers, best]), table, directions, circuits, comparison.table, extra)
 
@@ -320,7 +326,9 @@ def _shortfalls(circuits: dict[Emotion, Circuit]) -> list[str]:
         if "undefined" in circuit.judgement:
             notices.append(f"{e}: no circuit: {circuit.judgement['undefined']}")
         elif not circuit.judgement["reached"]:
-            notices.append(f"{e}: all significant components together miss the target faithfulness; they are shown")
+            notices.append(f"{e}: what was found misses the target faithfulness; it is shown")
+        if circuit.judgement.get("notice"):
+            notices.append(f"{e}: {circuit.judgement['notice']}")
     return notices
 
 

@@ -103,7 +103,10 @@ def _read(text: str) -> Choice:
     found["scores"] = np.array([_number(x) for x in found["scores"]])
     found["edges"] = tuple((source, target) for source, target in found["edges"])
     found["edge_scores"] = {(source, target): score for source, target, score in found["edge_scores"]}
-    edges = [Edge(s, t, _number(weight), _number(low), _number(high), kind) for s, t, weight, low, high, kind in value["edges"]]
+    edges = [
+        Edge(s, t, _number(weight), _number(low), _number(high), kind)
+        for s, t, weight, low, high, kind in value["edges"]
+    ]
     return Choice(Found(**found), tuple(edges))
 
 

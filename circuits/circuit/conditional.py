@@ -16,7 +16,7 @@ the set K ablated.
    promise; so do pairs that cancel. Redundant parts stay, because in the world without the other they matter.
 
 Sizes are shares of ``m(M) - m(∅)``. The tolerance is ``1 - target``. Components join by a sign-flip test in the world
-where they showed: false discovery rate ``alpha`` over what was measured there, or, where a floor applies, over what
+where they showed: false discovery rate ``alpha`` over what was measured there of one kind, or, where a floor applies, over what
 exceeds it (an effect on few scenarios has no smaller p; size and p hang together, so the rate is then not guaranteed,
 but seen on ``null``).
 
@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from circuits.circuit.discovery import Case, Counted, Found
 from circuits.circuit.slopes import slopes
+from circuits.effects.kinds import Method
 from circuits.effects.statistics import MIN_SCENARIOS, benjamini_hochberg, sign_flip
 from circuits.errors import MeasurementError
 from circuits.model.sites import Component, Kind
@@ -107,6 +108,10 @@ class Conditional:
                 rest = bench.faithfulness(search.everything - chosen).value
             else:
                 undefined = f"no head or neuron supports {case.emotion} on the select split, alone or given others"
+                if search.notice:
+                    undefined = (
+                        f"no head or neuron was found for {case.emotion} on the select split before {search.notice}"
+                    )
         except MeasurementError as error:
             chosen, undefined = frozenset(), str(error)
         ranked = sorted(search.largest, key=lambda c: (c not in chosen, -search.largest[c], c))
@@ -150,14 +155,15 @@ class _Search:
                 self.hold_back()
                 self.complete()
         except _Spent:
-            self.notice = f"the search stopped at its budget of {self.budget} forwards; more may be redundant"
+            self.notice = f"the search stopped at its budget of {self.budget} forwards (--patience 20 searches longer)"
         self.limit = self.budget
         try:
             if self.chosen:
                 self.prune()
         except _Spent:
             self.notice = (
-                f"the search stopped at its budget of {self.budget} forwards; some of the circuit may be spare"
+                f"the search stopped at its budget of {self.budget} forwards; some of the circuit may be spare (--patience 20 "
+                "searches longer)"
             )
 
     def metrics(self, sets: Sequence[Set]) -> Array:
@@ -178,6 +184,8 @@ class _Search:
         lacking = self.lacking(without, chosen)
         before = 0.0
         for step in range(self.how.steps):
+            if not without and not start:
+                self.chosen = chosen  # what there is when the budget ends
             if abs(lacking) <= self.tolerance:
                 break
             side = float(np.sign(lacking))
@@ -350,6 +358,7 @@ class _Search:
             index = [i for i, c in enumerate(effects.components) if c in outside]
             tried = tuple(effects.components[i] for i in index)
             values = effects.by_scenario(self.case.emotion)[:, index]
+            families = [(c.kind, effects.methods[i]) for c, i in zip(tried, index, strict=True)]
             floor = max(effects.resolution, floor * self.how.floor * self.gap)
         else:
             tried = self.tried(world, outside, chosen, adding=adding)
@@ -358,19 +367,27 @@ class _Search:
             found = self.metrics([base, *sets])
             values = (found[1:] - found[0]).T if adding else (found[0] - found[1:]).T
             floor = self.how.floor * self.gap
+            families = [(c.kind, Method.EXACT) for c in tried]
             self.saw(tried, values.mean(0))
         mean = side * values.mean(0)
         large = np.flatnonzero(mean > floor) if floor > effects.resolution else np.arange(len(mean))
-        usable = [i for i in large[self.significant(values[:, large])] if mean[i] > floor]
+        sure = self.significant(values[:, large], [families[i] for i in large])
+        usable = [i for i in large[sure] if mean[i] > floor]
         return [tried[i] for i in sorted(usable, key=lambda i: (-mean[i], tried[i]))]
 
-    def significant(self, values: Array) -> NDArray[np.bool_]:
-        """Which columns ``[scenario, component]`` have a mean apart from zero; all with too few scenarios to tell."""
+    def significant(self, values: Array, families: Sequence[tuple[Kind, Method]]) -> NDArray[np.bool_]:
+        """Which columns ``[scenario, component]`` have a mean apart from zero; all with too few scenarios to tell.
+
+        Adjusted over components of one kind and method, as in the tables.
+        """
+        sure: NDArray[np.bool_] = np.ones(values.shape[1], dtype=bool)
         if values.shape[0] < MIN_SCENARIOS or not values.shape[1]:
-            return np.ones(values.shape[1], dtype=bool)
+            return sure
         p = sign_flip(values, seed=self.case.emotion.column, resolution=self.case.effects.resolution)
-        result: NDArray[np.bool_] = benjamini_hochberg(p) < self.alpha
-        return result
+        for family in dict.fromkeys(families):
+            index = [i for i, some in enumerate(families) if some == family]
+            sure[index] = benjamini_hochberg(p[index]) < self.alpha
+        return sure
 
     def tried(self, world: Set, outside: Set, chosen: Set, *, adding: bool) -> tuple[Component, ...]:
         """What is measured exactly: everything, or in large models all heads and the neurons that a gradient points to."""

@@ -200,6 +200,7 @@ _MANIFEST: Mapping[str, Any] = {
     "screen": {"neurons": int, "verified": int, "audit": (dict, type(None))},
     "reliability": dict,
     "engine": dict,
+    "judge": dict,
 }
 _AUDIT: Mapping[str, Any] = dict.fromkeys(("drawn", "rest", "missed", "upper", "n"), int)
 _JUDGEMENT: Mapping[str, Any] = {

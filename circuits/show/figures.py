@@ -18,8 +18,19 @@ from plotly.subplots import make_subplots
 
 from circuits.circuit.graph import EMBED, Circuit, Node
 from circuits.prompts.emotions import EMOTIONS, Emotion
+from circuits.show.words import decimal
 
-__all__ = ["EMOTION_COLOURS", "circuit_graph", "cosines", "faithfulness", "onset", "sublayers", "writers"]
+__all__ = [
+    "EMOTION_COLOURS",
+    "circuit_graph",
+    "cosines",
+    "curves",
+    "faithfulness",
+    "onset",
+    "specificity",
+    "sublayers",
+    "writers",
+]
 
 EMOTION_COLOURS: Mapping[Emotion, str] = {
     Emotion.ANGER: "#D55E00",
@@ -167,6 +178,61 @@ def faithfulness(circuits: Mapping[Emotion, Circuit]) -> go.Figure:
     missing = [str(e) for e in circuits if e not in judged]
     note = f" · none found: {', '.join(missing)}" if missing else ""
     return _styled(figure, f"Faithfulness on test texts; grey: random circuits of the same shape{note}")
+
+
+def curves(circuits: Mapping[Emotion, Circuit]) -> go.Figure:
+    """Faithfulness of the tops of each emotion's ranking, budget by budget, with intervals; CPR and CMD in the legend."""
+    figure = go.Figure()
+    for e, circuit in circuits.items():
+        found = circuit.judgement.get("curve")
+        if found is None:
+            continue
+        points = found["faithfulness"]
+        value = np.array([p["value"] for p in points], dtype=float)
+        low, high = (np.array([p[name] for p in points], dtype=float) for name in ("low", "high"))
+        error = {"type": "data", "array": high - value, "arrayminus": value - low, "thickness": 1}
+        figure.add_scatter(
+            x=found["budgets"], y=value, error_y=error, mode="lines+markers", line={"color": EMOTION_COLOURS[e]},
+            name=f"{e}: CPR {_ranged(found['cpr'])}, CMD {_ranged(found['cmd'])}", customdata=found["sizes"],
+            hovertemplate=f"{e}, %{{customdata}} components: %{{y:.2f}}<extra></extra>",
+        )  # fmt: skip
+    figure.add_hline(y=1, line={"color": _INK, "width": 1, "dash": "dot"})
+    figure.update_xaxes(
+        type="log", title="share of all heads and neurons kept", tickvals=[0.001, 0.01, 0.1, 1],
+        ticktext=["0.1%", "1%", "10%", "100%"],
+    )  # fmt: skip
+    figure.update_yaxes(title="faithfulness on test")
+    figure.update_layout(legend={"orientation": "h", "y": -0.22, "font": {"size": 10}})
+    return _styled(figure, "Faithfulness as circuits grow: the strongest components first", height=520)
+
+
+def specificity(found: Mapping[str, Any]) -> go.Figure:
+    """What ablating each circuit (row) costs each emotion (column) [logits], beside random circuits of the row's shape."""
+    names = [str(e) for e in EMOTIONS]
+    rows = [a for a in names if f"{a}:{names[0]}" in found["loss"]]
+    loss = np.array([[found["loss"][f"{a}:{b}"]["value"] for b in names] for a in rows], dtype=float)
+    text = [[_cell(found["loss"][f"{a}:{b}"], found["random"][f"{a}:{b}"]) for b in names] for a in rows]
+    bound = float(np.abs(loss).max()) or 1.0
+    heat = go.Heatmap(
+        z=loss, x=names, y=[f"{a} circuit" for a in rows], zmin=-bound, zmax=bound, colorscale="RdBu", text=text,
+        texttemplate="%{text}", textfont={"size": 10}, colorbar={"title": "logits"}, hoverinfo="skip",
+    )  # fmt: skip
+    figure = go.Figure(heat)
+    figure.update_yaxes(autorange="reversed")
+    title = (
+        f"Logits lost when the row's circuit is ablated [95% interval]; r: mean of {found['random_n']} random circuits"
+    )
+    return _styled(figure, title, height=130 + 62 * len(rows))
+
+
+def _cell(found: Mapping[str, Any], random: Mapping[str, Any]) -> str:
+    return (
+        f"{found['value']:.1f}<br>[{decimal(found['low'], 1)}, {decimal(found['high'], 1)}]<br>r {random['mean']:.1f}"
+    )
+
+
+def _ranged(found: Mapping[str, Any]) -> str:
+    return f"{decimal(found['value'])} [{decimal(found['low'])}, {decimal(found['high'])}]"
 
 
 def sublayers(table: pd.DataFrame) -> go.Figure:

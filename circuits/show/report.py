@@ -17,7 +17,7 @@ from circuits.circuit.graph import Circuit
 from circuits.directions.vectors import Directions
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.show import figures
-from circuits.show.words import in_words, percent, screened
+from circuits.show.words import decimal, in_words, percent, screened
 
 __all__ = ["page", "report"]
 
@@ -58,6 +58,16 @@ def report(
     )
     page.add(_summary(circuits))
     page.figure(figures.faithfulness(circuits))
+    together = manifest["judge"]
+    if any("curve" in c.judgement for c in circuits.values()):
+        page.figure(figures.curves(circuits))
+    if "specificity" in together:
+        page.add("<h2>Whose circuit is it?</h2>")
+        page.figure(figures.specificity(together["specificity"]))
+        page.add(_specific(together))
+    page.add(_judged(circuits))
+    if "skipped" in together:
+        page.add(f"<p class=note>Not measured, to save time: {escape(together['skipped'])}.</p>")
     page.figure(figures.sublayers(table))
     for e, circuit in circuits.items():
         page.add(f"<h2 id={e}>{e}</h2>")
@@ -121,27 +131,93 @@ def _summary(circuits: Mapping[Emotion, Circuit]) -> str:
     for e, c in circuits.items():
         j = c.judgement
         if "faithfulness" not in j:
-            rows.append([str(e), "0", "–", "–", "–", "–", percent(j["accuracy"]), str(j["accuracy_n"])])
+            rows.append([str(e), "0", "–", "–", "–", "–", "–", percent(j["accuracy"]), str(j["accuracy_n"])])
             continue
-        strict = j.get("mean_ablation", {})
-        mean = _beside_random(strict) if "faithfulness" in strict else "–"
         rows.append(
             [
                 str(e), str(j["size"]), f"{percent(j['faithfulness'])} [{percent(j['faithfulness_low'])}, "
                 f"{percent(j['faithfulness_high'])}]", f"{percent(j['random_mean'])} (max {percent(max(j['random']))})",
-                mean, str(j["n"]), percent(j["accuracy"]), str(j["accuracy_n"]),
+                *(_beside_random(j.get("ablations", {}).get(kind)) for kind in ("mean", "zero")),
+                str(j["n"]), percent(j["accuracy"]), str(j["accuracy_n"]),
             ]
         )  # fmt: skip
-    head = ["emotion", "components", "faithfulness [95%]", "random circuits", "with data-set mean", "n scenarios",
+    head = ["emotion", "components", "faithfulness [95%]", "random circuits", "with data-set mean", "with zeros", "n scenarios",
             "six-way accuracy", "n texts"]  # fmt: skip
     return _table(head, rows)
 
 
-def _beside_random(j: Mapping[str, Any]) -> str:
-    interval = f"[{percent(j['faithfulness_low'])}, {percent(j['faithfulness_high'])}]"
-    return (
-        f"{percent(j['faithfulness'])} {interval}, random {percent(j['random_mean'])} (max {percent(max(j['random']))})"
+def _beside_random(found: Mapping[str, Any] | None) -> str:
+    """A faithfulness under another ablation, beside random circuits; a dash where there is none."""
+    if found is None or "value" not in found:
+        return "–"
+    random = f"random {percent(found['random_mean'])} (97.5%: {percent(found['random_high'])}, n = {found['random_n']})"
+    return f"{percent(found['value'])} [{percent(found['low'])}, {percent(found['high'])}], {random}"
+
+
+def _judged(circuits: Mapping[Emotion, Circuit]) -> str:
+    """Complement, stability, language, and, where they were measured, completeness and minimality."""
+    rows = []
+    for e, c in circuits.items():
+        j = c.judgement
+        if "complement" not in j:
+            continue
+        rest, stable, language = j["complement"], j.get("stability"), j.get("language")
+        complete, minimal = j.get("completeness"), j.get("minimality")
+        rows.append([
+            str(e),
+            f"{percent(rest['value'])} [{percent(rest['low'])}, {percent(rest['high'])}]",
+            "–" if stable is None else f"{decimal(stable['mean'])} [{decimal(stable['low'])}, {decimal(stable['high'])}]",
+            "–" if stable is None else f"{decimal(stable['chance'])} / {decimal(stable['ceiling'])}",
+            "–" if language is None else _cost(language),
+            "–" if complete is None else f"{_ranged(complete['mean'])}, worst {_ranged(complete['worst'])}; "
+            f"random {decimal(complete['random_mean'])}",
+            "–" if minimal is None else f"{len(minimal['idle'])} of {len(minimal['largest'])}",
+        ])  # fmt: skip
+    if not rows:
+        return ""
+    head = ["emotion", "left without the circuit", "stability of the ranking (Jaccard)", "chance / split-half ceiling",
+            "perplexity without it, times clean", "incompleteness", "idle members"]  # fmt: skip
+    note = (
+        "<p class=note>Left without: faithfulness of everything but the circuit, 0% if nothing stands in for it. Stability: "
+        "200 resamples of the select scenarios, the same number of strongest components each. Incompleteness: distance of "
+        "circuit and model with parts of the circuit ablated, as a share of m(M) − m(∅).</p>"
     )
+    return "<h2>Is it all, is it steady, what does it cost?</h2>" + _table(head, rows) + note
+
+
+def _cost(language: Mapping[str, Any]) -> str:
+    ratio = language["ratio"]
+    return (
+        f"{decimal(ratio['value'])} [{decimal(ratio['low'])}, {decimal(ratio['high'])}]; {ratio['random_n']} random circuits "
+        f"{decimal(ratio['random_mean'])} [{decimal(ratio['random_low'])}, {decimal(ratio['random_high'])}]"
+    )
+
+
+def _ranged(found: Mapping[str, Any]) -> str:
+    return f"{decimal(found['value'])} [{decimal(found['low'])}, {decimal(found['high'])}]"
+
+
+def _specific(together: Mapping[str, Any]) -> str:
+    """How much more a circuit costs its own emotion than others, and what circuits share."""
+    parts = []
+    own = together["specificity"]["own_beyond_others"]
+    rows = [[e, _ranged(found), str(found["n"])] for e, found in own.items()]
+    parts.append(
+        "<p>What ablating a circuit costs its own emotion beyond the mean of the others, as a share of what the model adds "
+        "there (1: its own emotion goes and no other, 0: all go alike):</p>"
+        + _table(["emotion", "own beyond others [95%]", "n scenarios"], rows)
+    )
+    shared = together.get("overlap")
+    if shared is not None:
+        pairs = [v["value"] for v in shared["jaccard"].values()]
+        chance = [v["chance"] for v in shared["jaccard"].values()]
+        core = ", ".join(shared["core"]) or "none"
+        parts.append(
+            f"<p>In all {shared['n']} circuits: {escape(core)} ({len(shared['core'])}; random circuits of the same shapes "
+            f"share {shared['chance_core']:.1f}, p = {shared['p_core']:.2g}). Jaccard of two circuits {min(pairs):.2f} to "
+            f"{max(pairs):.2f}, by chance {min(chance):.2f} to {max(chance):.2f}.</p>"
+        )
+    return "".join(parts)
 
 
 def _nodes(circuit: Circuit) -> str:
@@ -186,8 +262,8 @@ def _methods(manifest: Mapping[str, Any]) -> str:
     return (
         "<h2>Methods</h2><p>Directions on the fit split, circuits chosen on select, every number above from test. Heads and "
         "half-layers are measured exactly. A circuit's faithfulness is (m(C) − m(∅)) / (m(M) − m(∅)), m the mean logit "
-        "difference of the emotion over its texts, everything outside C ablated. Edges are first-order scores: they "
-        f"understate paths through saturated attention; edges into a read-out are exact.</p>{agreement}{halves}"
+        "difference of the emotion over its texts, everything outside C ablated. Edges are measured exactly, by "
+        f"path patching: what the receiver alone makes of the change.</p>{agreement}{halves}"
         f"<h3>Settings</h3><ul>{lines(manifest['settings'])}</ul>"
         f"<h3>Model and prompts</h3><ul>{lines(manifest['model'])}{lines(manifest['prompts'])}</ul>"
         f"<h3>Arithmetic</h3><ul>{lines(manifest['engine'])}</ul>"

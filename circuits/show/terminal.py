@@ -92,6 +92,9 @@ def show_run(run: Run, console: Console) -> None:
     console.print(table)
     _show_writers(run, console)
     console.print(_text(screened(run.manifest["screen"])))
+    skipped = run.manifest["judge"].get("skipped")
+    if skipped is not None:
+        console.print(f"not measured, to save time: {_text(skipped)}")
     for notice in run.manifest["notices"]:
         console.print(f"[yellow]note[/] {_text(notice)}")
     console.print(f"\nopen {_text(run.report)}", soft_wrap=True)

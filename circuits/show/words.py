@@ -8,7 +8,7 @@ from typing import Any
 from circuits.circuit.graph import Circuit
 from circuits.model.sites import Kind
 
-__all__ = ["amount", "duration", "in_words", "percent", "screened", "visible"]
+__all__ = ["amount", "decimal", "duration", "in_words", "percent", "screened", "visible"]
 
 
 def visible(text: object) -> str:
@@ -19,6 +19,11 @@ def visible(text: object) -> str:
 def percent(value: Any) -> str:
     """``0.8`` as ``80%``; a missing number as a dash."""
     return "–" if value is None or value != value else f"{100 * value:.0f}%"
+
+
+def decimal(value: Any, places: int = 2) -> str:
+    """``0.80``; a missing number as a dash."""
+    return "–" if value is None or value != value else f"{value:.{places}f}"
 
 
 def duration(seconds: float) -> str:
