@@ -45,9 +45,9 @@ class EdgePruning:
     ``1 - |1 - faithfulness|`` reaches the target. Nodes without a path from ``embed`` to the read-out go with their edges.
 
     Of the planted kinds it recovers nodes and edges of ``chain``, ``shared_head``, ``composite``, ``forked`` and
-    ``two_directions`` (298 of 300 circuits, ten seeds; of 60 null ones 59 are empty). It cannot recover what the target can spare: one of the two heads of ``redundant``; in ``backup``
-    the second head and its neuron, which do nothing while the first is there; in ``inhibitor`` mostly what holds the emotion
-    back, where the circuit is within the target without it.
+    ``two_directions`` (298 of 300 circuits, ten seeds; of 60 ``null`` ones 59 are empty). It cannot recover what the target
+    can spare: one of the two heads of ``redundant``; in ``backup`` the second head and its neuron, which do nothing while
+    the first is there; in ``inhibitor`` mostly what holds the emotion back, where the circuit is within the target without.
 
     Attributes:
         nodes: candidates at most. With n of them there are up to n (n + 3) / 2 edges.
