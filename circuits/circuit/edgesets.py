@@ -135,6 +135,14 @@ class EdgeBench:
         """
         return self.bench.ratio(self.metric(kept))
 
+    def ready(self) -> None:
+        """Get ready to run.
+
+        Raises:
+            UnsupportedModelError: the model is replayed or a mixture of experts.
+        """
+        _ = self._wired
+
     def _run(self, sets: Sequence[frozenset[EdgeName]]) -> Array:
         wiring = self._wiring(sets)
         column = self.bench.emotion.column

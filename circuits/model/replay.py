@@ -138,6 +138,15 @@ def _kept_in(kept: list[Tensor]) -> Hook:
     return hook
 
 
+def _exchanged(keep: Hook | None, given: Tensor) -> Hook:
+    def hook(tensor: Tensor) -> Tensor:
+        if keep is not None:
+            keep(tensor)
+        return given
+
+    return hook
+
+
 class _Branches(Branches):
     """A run through the bridge's blocks under autograd: each slope is a backward through one half-layer."""
 
@@ -158,8 +167,7 @@ class _Branches(Branches):
         if instead is not None:
             # Its own value is still kept, in front of what takes its place, so that places stay in order.
             place = hook_name(instead[0], instead[1].kind)
-            keep = hooks.get(place, lambda tensor: tensor)
-            hooks[place] = lambda tensor: (keep(tensor), instead[1].tensor)[1]
+            hooks[place] = _exchanged(hooks.get(place), instead[1].tensor)
         with hooked(model, hooks):
             for layer in layers:
                 self.pre.append(stream)

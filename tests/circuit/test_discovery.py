@@ -45,7 +45,8 @@ def cases(plan) -> dict:
 
 def test_all_methods_have_one_signature_and_their_own_name():
     assert DEFAULT in METHODS
-    assert set(METHODS) == {*RANKED, "conditional", "random"}
+    edges = {"edge_pruning", "eap", "eap_ig_inputs", "eap_ig_activations"}
+    assert set(METHODS) == {*RANKED, *edges, "conditional", "random"}
     for name, method in METHODS.items():
         assert method.name == name
         assert list(inspect.signature(method).parameters) == ["case", "target", "alpha", "seed"]
