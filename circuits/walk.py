@@ -327,8 +327,11 @@ def _shortfalls(circuits: dict[Emotion, Circuit]) -> list[str]:
             notices.append(f"{e}: no circuit: {circuit.judgement['undefined']}")
         elif not circuit.judgement["reached"]:
             notices.append(f"{e}: what was found misses the target faithfulness; it is shown")
+    said: dict[str, list[str]] = {}
+    for e, circuit in circuits.items():
         if circuit.judgement.get("notice"):
-            notices.append(f"{e}: {circuit.judgement['notice']}")
+            said.setdefault(circuit.judgement["notice"], []).append(str(e))
+    notices += [f"{', '.join(some)}: {notice}" for notice, some in said.items()]
     return notices
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from conftest import tiny_rows
 from families import ANSWERS
 
 from circuits import walk
+from circuits.circuit import choosing
+from circuits.circuit.evaluation import Bench
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
 from circuits.effects import task as task_module
 from circuits.effects.kinds import Ablation, Positions, member
@@ -27,7 +29,7 @@ from circuits.model.anatomy import Model
 from circuits.model.planted import Planted, planted
 from circuits.model.sites import parse
 from circuits.prompts.datasets import Prompts
-from circuits.prompts.emotions import EMOTIONS
+from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.runs.directory import Run, open_run
 from circuits.runs.shards import Shards
 from circuits.settings import Settings
@@ -143,6 +145,86 @@ def test_the_effects_table_has_the_documented_columns_and_every_component(walked
     assert not table.duplicated(["component", "emotion", "method"]).any()
     assert set(table["n"]) == {6}
     assert np.isfinite(table["effect"]).all()
+
+
+def test_a_found_circuit_is_judged_in_every_way_that_a_quick_walk_takes(found: Run) -> None:
+    circuit = found.circuit(Emotion.FEAR)
+    j = circuit.judgement
+    assert j["method"] == "conditional"
+    assert 0 < j["forwards"] <= j["forwards_bound"]
+    assert len(j["curve"]["faithfulness"]) == 10
+    assert j["curve"]["faithfulness"][-1]["value"] == pytest.approx(1)  # everything kept
+    assert j["curve"]["cpr"]["n"] == j["n"]
+    # What is left is noise of the distractors: the true circuit itself keeps about 84%.
+    assert j["complement"]["value"] == pytest.approx(1 - j["faithfulness"], abs=0.05)
+    assert j["stability"]["n"] == 200
+    assert j["stability"]["chance"] < j["stability"]["mean"] <= 1
+    assert set(j["ablations"]) == {"mean", "zero"}
+    assert "completeness" not in j
+    assert "--thorough" in found.manifest["judge"]["skipped"]
+    assert {edge.kind for edge in circuit.edges} <= {"exact", "direct"}
+    assert all(set(node.effects) == set(EMOTIONS) - {Emotion.FEAR} for node in circuit.nodes)
+
+
+def test_what_is_shared_and_whose_a_circuit_is_stands_in_the_manifest(found: Run) -> None:
+    together = found.manifest["judge"]
+    loss = together["specificity"]["loss"]
+    assert len(loss) == 36
+    assert min(one["low"] for one in loss.values()) > 1  # the head in every circuit serves all six
+    assert together["overlap"]["core"] == [sorted(found.circuit(Emotion.ANGER).names)[0]]
+    assert together["overlap"]["n"] == 6
+    page = found.report.read_text()
+    for title in ("Whose circuit is it?", "Faithfulness as circuits grow", "Is it all, is it steady"):
+        assert title in page
+
+
+def test_a_thorough_walk_measures_the_rest_and_skips_nothing(truth: Planted, tmp_path: Path) -> None:
+    settings = Settings(verify=2, random_circuits=2, thorough=True, patience=3, method="conditional")
+    run = discover(truth.model, truth.prompts, settings, tmp_path / "thorough")
+    j = run.circuit(Emotion.FEAR).judgement
+    assert j["completeness"]["worst"]["value"] >= j["completeness"]["mean"]["value"]
+    assert set(j["minimality"]["largest"]) == {node.name for node in run.circuit(Emotion.FEAR).nodes}
+    assert "skipped" not in run.manifest["judge"]
+    assert "idle members" in run.report.read_text()
+
+
+def test_what_was_found_for_an_emotion_survives_a_kill(
+    truth: Planted, found: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the fourth emotion is searched: the three before are not searched again, and all is the same."""
+    searched: list[str] = []
+    real = choosing.exact_edges
+
+    def counted(bench: Bench, *rest: Any) -> Any:
+        if len(searched) == 3 and str(bench.emotion) not in searched:
+            searched.append("killed")
+            raise KeyboardInterrupt
+        searched.append(str(bench.emotion))
+        return real(bench, *rest)
+
+    monkeypatch.setattr(choosing, "exact_edges", counted)
+    with pytest.raises(KeyboardInterrupt):
+        discover(truth.model, truth.prompts, QUICK, tmp_path / "killed")
+    run = discover(truth.model, truth.prompts, QUICK, tmp_path / "killed")
+    assert searched == [*map(str, EMOTIONS[:3]), "killed", *map(str, EMOTIONS[3:])]
+    assert all(run.circuit(e) == found.circuit(e) for e in EMOTIONS)
+
+
+def test_another_method_can_be_asked_for(truth: Planted, tmp_path: Path) -> None:
+    run = discover(truth.model, truth.prompts, replace(QUICK, method="edge_pruning"), tmp_path / "run")
+    assert run.circuit(Emotion.ANGER).judgement["method"] == "edge_pruning"
+
+
+def test_an_unknown_method_or_patience_without_a_search_is_refused_before_anything_is_made(
+    truth: Planted, tmp_path: Path
+) -> None:
+    for settings, message in (
+        (Settings(method="guess"), "method is 'guess'; expected one of conditional, top_n"),
+        (Settings(method="atp", patience=3), "patience is 3, but atp does not search"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            discover(truth.model, truth.prompts, settings, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
 
 
 def test_stored_values_are_those_of_the_table(walked: Walked) -> None:

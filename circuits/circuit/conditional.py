@@ -47,7 +47,7 @@ Array = NDArray[np.float64]
 Set = frozenset[Component]
 
 _PASSES, _PARTNERS, _LARGE = 3, 3, 24
-_AFFORDABLE, _PATIENCE = 600_000_000_000, (2, 20)
+_AFFORDABLE, _PATIENCE = 400_000_000_000, (2, 20)
 _GROUP = 12
 """Up to so many that stand in for each other, each is kept for the world in which it alone is left."""
 
@@ -63,7 +63,7 @@ class Conditional:
         worlds: worlds looked into at most.
         steps: components added one by one in a world at most.
         patience: forwards the search may take, as a multiple of what measuring every component tried once takes; None: as
-            far as 6e11 floating-point operations go (some seconds on a small processor), between 2 and 20.
+            far as 4e11 floating-point operations go (some seconds on a small processor), between 2 and 20.
     """
 
     name: str = "conditional"

@@ -36,10 +36,10 @@ from circuits.settings import Settings
 
 __all__ = ["Judged", "Plans", "Verdict", "judge"]
 
-_FEW = 20
-"""Random circuits for the secondary figures, unless the walk is thorough."""
+_FEW = 10
+"""Random circuits beside each under other kinds of ablation, unless the walk is thorough."""
 _FEWEST = 5
-"""And for the matrix of all pairs of emotions."""
+"""And for the matrix of all pairs of emotions and the cost in language, where each takes as long as several."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def judge(
             step()
             _more(bench, choices[e], nodes, chosen, j, settings)
             if spoken is not None:
-                count = settings.random_circuits if settings.thorough else min(_FEW, settings.random_circuits)
+                count = settings.random_circuits if settings.thorough else min(_FEWEST, settings.random_circuits)
                 j["language"] = language_cost(spoken, nodes, count=count, seed=settings.seed).as_dict()
     found = {e: one.circuit.components for e, one in judged.items() if one.circuit.nodes}
     together: dict[str, Any] = {}
