@@ -22,6 +22,8 @@ but seen on ``null``).
 
 In models with more components than ``exhaustive`` all heads but only the ``screen`` neurons of largest first-order
 effect *in that world* (:mod:`circuits.circuit.slopes`) are measured; a neuron saturated there can then be missed.
+What theory forbids: a circuit less faithful than the target is not found as it is, since more must join until the
+target is reached. In planted models the noise of distractors leaves the true circuit of one emotion in sixty there.
 What the method cannot find: what shows only when two or more members are ablated together that do not stand in for
 each other.
 """

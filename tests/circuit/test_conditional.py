@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from circuit.games import BOARD, played
+from circuit.games import BOARD, Game, played
 from conftest import tiny_rows
 from effects.naive import Naive
 from families import ANSWERS
@@ -127,6 +127,25 @@ def test_the_budget_is_kept_and_what_was_found_till_then_is_given():
         assert found.notice.startswith("the search stopped at its budget of") or names(found) == truth
         assert "notice" not in found.as_dict() or found.as_dict()["notice"] == found.notice
     assert Conditional(patience=1)(played(rule, seed=1), target=0.8).notice
+
+
+def test_patience_goes_by_what_a_forward_costs_unless_it_is_told(monkeypatch):
+    case = played(RULES["chain"][0])
+    tried = len(BOARD)
+    for operations, patience in ((1, 20), (10**15, 2), (int(4e11) // (7 * tried), 7)):
+        monkeypatch.setattr(Game, "operations", operations)
+        assert Conditional().budget(case) == pytest.approx(patience * tried, abs=1)
+        assert Conditional(patience=3).budget(case) == 3 * tried
+
+
+def test_what_was_chosen_before_the_budget_ended_is_kept():
+    """One head does most, no other component is significant, and measuring what each would add costs too much."""
+    rest = [c.name for c in BOARD if c.kind is Kind.NEURON]
+    case = played(lambda i: 5 * (0.6 * i(A) + 0.4 * sum(map(i, rest)) / len(rest)), noise=0.4)
+    found = Conditional(patience=1)(case, target=0.95)
+    assert "stopped at its budget of 36 forwards" in found.notice
+    assert A in names(found)
+    assert not found.reached
 
 
 def test_forwards_are_those_the_bench_ran():
