@@ -1,10 +1,12 @@
 """Do emotions share heads more than neurons, and is what they share about emotions at all?
 
 Likeness: every two circuits' Jaccard beside chance (random sets of the same layers) and ceiling (one emotion's own sets from
-two halves of the scenarios). Shared nodes are then ablated and all six emotions read, next to random sets of the same layers, and
-next to a control task without emotions: which name comes next, made from the same texts (circuits/prompts/control.py; the
-micro-world has no pronouns). Each loss is a share of what the whole model has over the empty one in that task. Circuits were
-chosen on ``select``; losses are from ``test``; likeness uses the per-prompt effects of both.
+two halves of the scenarios). Shared nodes are then ablated and all six emotions read, next to random sets of the same layers,
+and next to a control task without emotions: which name comes next, made from the same texts (circuits/prompts/control.py; the
+micro-world has no pronouns). What is shared is called *mostly about emotions* where the control loses less than half of what
+the emotions lose, by the whole interval, and *contradicted* where it loses more than half. Each loss is a share of what the
+whole model has over the empty one in that task. Circuits were chosen on ``select``; losses are from ``test``; likeness uses
+the per-prompt effects of both.
 
 Example: python experiments/overlap.py --model embedded --prompts microstories
 """
@@ -42,6 +44,7 @@ from circuits.show.terminal import watching
 VERDICT = {1: "supported", -1: "contradicted", 0: "undecided"}
 KINDS = {"heads": Kind.HEAD, "neurons": Kind.NEURON}
 CONTROL = "which name comes next"
+HALF = 0.5
 Circuits = Mapping[circuits.Emotion, frozenset[Component]]
 
 
@@ -50,7 +53,7 @@ def main(
     prompts: Annotated[str, typer.Option(help="A prompt file or shipped set.")] = "microstories",
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/<model>-<prompts>-<hash>.")] = None,
     draws: Annotated[int, typer.Option(help="Bootstrap draws of the likeness.")] = 1000,
-    random: Annotated[int, typer.Option(help="Random sets beside each shared one.")] = 20,
+    random: Annotated[int, typer.Option(help="Random sets beside each shared one.")] = 10,
 ) -> None:
     """Compare the six circuits, then ablate what they share."""
     if draws < 100 or random < 1:
@@ -194,15 +197,20 @@ class Study:
         if len(weights) == 2:
             apart = dict(weights["emotions"]) | {task: -w for task, w in weights["control"].items()}
             entry["emotions_minus_control"] = losses.share(lost[0], apart).as_dict()
+            entry["control_over_emotions"] = losses.ratio(lost[0], weights["control"], weights["emotions"]).as_dict()
+            if len(lost) > 1:
+                entry["emotions_minus_control_beyond_random"] = self._beyond(losses, lost, apart).as_dict()
         if "emotions" in weights and len(lost) > 1:
-            less = [
-                weights["emotions"],
-                *[{t: -w / (len(lost) - 1) for t, w in weights["emotions"].items()}] * (len(lost) - 1),
-            ]
-            # ``contrast`` averages over sets; here they are summed.
-            scaled = [{t: w * len(lost) for t, w in one.items()} for one in less]
-            entry["emotions_minus_random"] = losses.contrast(lost, scaled).as_dict()
+            entry["emotions_minus_random"] = self._beyond(losses, lost, weights["emotions"]).as_dict()
         return entry
+
+    @staticmethod
+    def _beyond(losses: Losses, lost: np.ndarray, weights: Mapping[str, float]) -> Estimate:
+        """The set's figure minus the mean of the random sets'."""
+        others = {task: -w / (len(lost) - 1) for task, w in weights.items()}
+        # ``contrast`` averages over sets; here they are summed.
+        summed = [{t: w * len(lost) for t, w in one.items()} for one in (weights, *[others] * (len(lost) - 1))]
+        return losses.contrast(lost, summed)
 
     def _belonging(self, losses: Losses) -> dict[str, Any]:
         """Do nodes of two circuits cost those two more than the other four, and nodes of one circuit that one?"""
@@ -275,9 +283,10 @@ class Study:
             ]
         lines = ["", "Do emotions share heads more than neurons?"]
         for name, one in self.likeness.items():
+            across = f"{one.between.value:.2f} [{one.between.low:.2f}, {one.between.high:.2f}]"
             lines.append(
-                f"  {name}: Jaccard across halves {one.between.value:.2f} "
-                f"[{one.between.low:.2f}, {one.between.high:.2f}], chance {one.chance:.2f}, ceiling {one.ceiling.value:.2f}; normalised {interval(one.share)}, n = {one.n} scenarios"
+                f"  {name}: Jaccard across halves {across}, chance {one.chance:.2f}, ceiling {one.ceiling.value:.2f}; "
+                f"normalised {interval(one.share)}, n = {one.n} scenarios"
             )
         if self.apart is None:
             lines.append("  undecided: one of the two kinds could not be compared")
@@ -312,13 +321,17 @@ class Study:
             parts.append(f"costs emotions more than random sets do: {VERDICT[one.sign]}: {interval(one, percent=True)}")
         if "emotions_minus_control" in entry:
             one = _estimate(entry["emotions_minus_control"])
-            text = f"costs emotions more than the control: {VERDICT[one.sign]}: {interval(one, percent=True)}"
-            if "mean_ablation" in entry and "emotions_minus_control" in entry["mean_ablation"]:
-                hard = _estimate(entry["mean_ablation"]["emotions_minus_control"])
-                text += f"; with the data set's mean {VERDICT[hard.sign]}: {interval(hard, percent=True)}"
+            beyond = _estimate(entry["emotions_minus_control_beyond_random"])
+            parts.append(
+                f"emotions minus control {interval(one, percent=True)}; the same beyond random sets "
+                f"{interval(beyond, percent=True)}"
+            )
+            text = f"mostly about emotions: {mostly(entry)}"
+            if "control_over_emotions" in entry.get("mean_ablation", {}):
+                text += f"; with the data set's mean: {mostly(entry['mean_ablation'])}"
             parts.append(text)
         else:
-            parts.append("costs emotions more than the control: undecided: there is no control")
+            parts.append("mostly about emotions: undecided: there is no control")
         return parts
 
     def figures(self) -> list[Any]:
@@ -345,9 +358,20 @@ def _estimate(found: Mapping[str, Any]) -> Estimate:
     return Estimate(**{key: found[key] for key in ("value", "low", "high", "n")})
 
 
+def mostly(entry: Mapping[str, Any]) -> str:
+    """Whether a set's loss is mostly the emotions' own, decided by the interval of the control's share of it."""
+    one = _estimate(entry["control_over_emotions"])
+    if np.isnan(one.low):
+        return "undecided: the emotions lose nothing clear"
+    word = VERDICT[int(one.high < HALF) - int(one.low > HALF)]
+    return f"{word}: the control loses {one.value:.0%} [{one.low:.0%}, {one.high:.0%}] of what the emotions lose"
+
+
 def interval(one: Estimate, *, percent: bool = False) -> str:
-    """``0.52 [0.41, 0.60]`` or ``52% [41%, 60%]``."""
-    numbers = [f"{x:+.0%}" if percent else f"{x:+.2f}" for x in (one.value, one.low, one.high)]
+    """``+0.52 [+0.41, +0.60]`` or ``+52.0% [+41.0%, +60.0%]``."""
+    numbers = [
+        f"{round(x, 3) + 0.0:+.1%}" if percent else f"{round(x, 2) + 0.0:+.2f}" for x in (one.value, one.low, one.high)
+    ]
     return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
 
 

@@ -125,6 +125,11 @@ def test_losses_are_shares_of_each_tasks_gap(shared):
     own = losses.contrast(lost[[1, 0]], [{str(A): 1.0}, {str(A): -1.0}])
     assert own.value == pytest.approx((lost[1, 0] - lost[0, 0]).mean() / (bench.whole - bench.empty).mean() / 2)
     assert losses.n == bench.n
+    shares = [lost[1, i].mean() / (b.whole - b.empty).mean() for i, b in enumerate(benches.values())]
+    ratio = losses.ratio(lost[1], {str(B): 1.0}, {str(A): 1.0})
+    assert ratio.value == pytest.approx(shares[1] / shares[0])
+    assert ratio.low <= ratio.value <= ratio.high
+    assert np.isnan(losses.ratio(np.zeros_like(lost[1]), {str(B): 1.0}, {str(A): 1.0}).value)
 
 
 def test_tasks_the_model_cannot_do_are_left_out_by_name(shared, monkeypatch):
