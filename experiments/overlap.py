@@ -13,7 +13,7 @@ Example: python experiments/overlap.py --model embedded --prompts microstories
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -55,7 +55,10 @@ def main(
     draws: Annotated[int, typer.Option(help="Bootstrap draws of the likeness.")] = 1000,
     random: Annotated[int, typer.Option(help="Random sets beside each shared one.")] = 10,
 ) -> None:
-    """Compare the six circuits, then ablate what they share."""
+    """Compare the six circuits, then ablate what they share.
+
+    Example: python experiments/overlap.py --model embedded --prompts microstories
+    """
     if draws < 100 or random < 1:
         raise SettingsError(f"draws is {draws} and random {random}; expected at least 100 and 1")
     console = Console(highlight=False)
@@ -111,6 +114,7 @@ class Study:
                 self.likeness[name] = likeness(values, components, sizes, draws=self.draws)
             except MeasurementError as why:
                 self.notes.append(f"{name}: no likeness: {why}")
+            self.results.setdefault("cut_agrees", {})[name] = self._agreement(run, sets, components, index)
             ceilings = self.likeness[name].ceilings if name in self.likeness else {}
             lines += [
                 {
@@ -129,10 +133,22 @@ class Study:
             self.apart = likeness_apart(self.likeness["heads"], self.likeness["neurons"])
             self.results["heads_minus_neurons"] = self.apart.as_dict()
 
-    def _by_scenario(self, run: circuits.Run, e: circuits.Emotion) -> np.ndarray:
+    def _agreement(self, run: circuits.Run, sets: Circuits, components: Sequence[Component], index: list[int]) -> float:
+        """Mean Jaccard of the circuits with the same cut made on ``select``, where they were chosen.
+
+        Circuits leave out what is strong on average but not significant; the cut does not ask.
+        """
+        found = []
+        for e, some in sets.items():
+            best = np.argsort(-self._by_scenario(run, e, "select")[:, index].mean(0), kind="stable")[: len(some)]
+            found.append(jaccard(some, [components[i] for i in best]))
+        return float(np.mean(found))
+
+    def _by_scenario(self, run: circuits.Run, e: circuits.Emotion, *splits: str) -> np.ndarray:
         """Effects on ``e`` on its own texts of ``select`` and ``test``, ``[scenario, component]``."""
         place = {name: i for i, name in enumerate(run.effects.prompt_ids)}
-        mine = [row for row in self.rows.rows if row.emotion is e and row.id in place]
+        splits = splits or ("select", "test")
+        mine = [row for row in self.rows.rows if row.emotion is e and row.id in place and row.split in splits]
         values = run.effects.values[:, [place[row.id] for row in mine], e.column].T.astype(np.float64)
         return pd.DataFrame(values).groupby([row.scenario for row in mine], sort=True).mean().to_numpy()
 
@@ -286,7 +302,8 @@ class Study:
             across = f"{one.between.value:.2f} [{one.between.low:.2f}, {one.between.high:.2f}]"
             lines.append(
                 f"  {name}: Jaccard across halves {across}, chance {one.chance:.2f}, ceiling {one.ceiling.value:.2f}; "
-                f"normalised {interval(one.share)}, n = {one.n} scenarios"
+                f"normalised {interval(one.share)}, n = {one.n} scenarios (the cut and the circuits agree by "
+                f"{self.results['cut_agrees'][name]:.2f})"
             )
         if self.apart is None:
             lines.append("  undecided: one of the two kinds could not be compared")

@@ -50,7 +50,10 @@ def main(
     top: Annotated[int, typer.Option(help="Heads, and neurons, of each emotion and ranking.")] = 5,
     positions: Annotated[str, typer.Option(help="Where components are ablated: all or readout.")] = "all",
 ) -> None:
-    """Ablate, follow, take apart."""
+    """Ablate top components, take apart what comes of it, name who compensates.
+
+    Example: python experiments/repair.py --model embedded --prompts microstories
+    """
     if top < 1:
         raise SettingsError(f"top is {top}; expected at least one component")
     where = member(Positions, positions)
@@ -67,7 +70,7 @@ def main(
     place = run.directory / "figures"
     write_json(place / "repair.json", {**study.as_dict(), "verdicts": lines})
     write_bytes(place / "repair.csv", study.table.to_csv(index=False).encode())
-    figures = [studies.repairs(study.table)]
+    figures = [studies.repair_parts(study.groups()), studies.repairs(study.table)] if len(study.table) else []
     if len(study.helpers):
         figures.append(studies.compensators(study.helpers))
     write_bytes(place / "repair.html", page(f"Self-repair in {loaded.name}", figures).encode())
@@ -242,7 +245,7 @@ class Study:
             lines.append(
                 f"  {row['emotion']}: {row['unit']} reacts to the loss of {row['component']} with {row['reaction']:+.2f} "
                 f"[{row['reaction_low']:+.2f}, {row['reaction_high']:+.2f}], writes {row['given_back']:+.2f} "
-                f"[{row['given_back_low']:+.2f}, {row['given_back_high']:+.2f}] of it itself, n = {row['n']}"
+                f"[{row['given_back_low']:+.2f}, {row['given_back_high']:+.2f}] itself, n = {row['n']}"
             )
         return lines
 
@@ -302,8 +305,8 @@ def _columns(found: Mapping[str, Estimate]) -> dict[str, float]:
 
 
 def told(one: Estimate) -> str:
-    """``+0.52 [+0.41, +0.60]``."""
-    return f"{one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
+    """``+0.520 [+0.410, +0.600]``."""
+    return f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def likeness(
     shares = _share(drawn[:, :4])
     ceilings = {e: float(x) for e, x in zip(emotions, point[4 : 4 + at], strict=True)}
     return Likeness(
-        between=_interval(point[0], drawn[:, 0], n), chance=float(point[1]), ceiling=_interval(point[2], drawn[:, 2], n),
+        between=_interval(point[0], drawn[:, 0], n, 1.0), chance=float(point[1]), ceiling=_interval(point[2], drawn[:, 2], n, 1.0),
         ceiling_chance=float(point[3]), share=_interval(share, shares, n), ceilings=ceilings, n=n, drawn=shares,
     )  # fmt: skip
 
@@ -175,11 +175,11 @@ def _share(figures: Array) -> Array:
     return result
 
 
-def _interval(value: float, drawn: Array, n: int) -> Estimate:
+def _interval(value: float, drawn: Array, n: int, most: float = np.inf) -> Estimate:
     if not np.isfinite(drawn).all() or not np.isfinite(value):
         return Estimate(float(value), float("nan"), float("nan"), n)
     low, high = np.quantile(drawn, [0.025, 0.975]) - (drawn.mean() - value)
-    return Estimate(float(value), float(low), float(high), n)
+    return Estimate(float(value), min(float(low), most), min(float(high), most), n)
 
 
 def shared_by(circuits: Mapping[Emotion, Collection[Component]], least: int) -> Set:

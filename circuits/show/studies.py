@@ -13,17 +13,17 @@ from circuits.circuit.estimates import Estimate
 from circuits.prompts.emotions import Emotion
 from circuits.show.figures import EMOTION_COLOURS
 
-__all__ = ["compensators", "likenesses", "pairs", "repairs", "shared_losses"]
+__all__ = ["compensators", "likenesses", "pairs", "repair_parts", "repairs", "shared_losses"]
 
-_INK, _PALE = "#222222", "#BBBBBB"
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
+_INK, _GREY, _PALE = "#222222", "#777777", "#CCCCCC"
+_BLUE, _ORANGE = "#0072B2", "#D55E00"
 
 
 def _bars(found: Sequence[Estimate]) -> dict[str, Any]:
     """Error bars; none where there is no interval."""
     return {
         "type": "data", "array": [one.high - one.value for one in found],
-        "arrayminus": [one.value - one.low for one in found], "thickness": 1,
+        "arrayminus": [one.value - one.low for one in found], "thickness": 1.2, "color": _INK,
     }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def likenesses(kinds: Mapping[str, Mapping[str, Any]]) -> go.Figure:
         "chance (random, same layers)": ([kinds[k]["chance"] for k in names], None, _PALE),
         "two emotions": ([kinds[k]["between"]["value"] for k in names], [kinds[k]["between"] for k in names], _BLUE),
         "one emotion with itself (ceiling)": (
-            [kinds[k]["ceiling"]["value"] for k in names], [kinds[k]["ceiling"] for k in names], _INK,
+            [kinds[k]["ceiling"]["value"] for k in names], [kinds[k]["ceiling"] for k in names], _GREY,
         ),
     }  # fmt: skip
     for name, (values, intervals, colour) in rows.items():
@@ -81,7 +81,7 @@ def pairs(table: pd.DataFrame, kinds: Sequence[str]) -> go.Figure:
     return _styled(figure, "Every two circuits, beside chance and ceiling", height=520, top=80)
 
 
-def shared_losses(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], control: str) -> go.Figure:
+def shared_losses(rows: Mapping[str, Mapping[str, Any]], control: str) -> go.Figure:
     """What ablating each set costs emotions and the control, as shares of their own gaps, beside random sets.
 
     ``rows``: by set ``emotions``, ``control`` (each an estimate and a ``random`` mean); a missing control is left out.
@@ -101,12 +101,30 @@ def shared_losses(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], control: 
         )  # fmt: skip
         figure.add_bar(
             x=some, y=[one["random"] for one in found], name=f"{label}: random sets of the same layers", offsetgroup=f"{who} r",
-            marker={"color": colour, "opacity": 0.3},
+            marker={"color": colour}, opacity=0.3,
         )  # fmt: skip
     figure.add_hline(y=1, line={"color": _INK, "width": 1, "dash": "dot"})
     figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.16})
     figure.update_yaxes(title="loss, share of the task's own gap", tickformat=".0%")
     return _styled(figure, "Ablating what is shared: emotions and a task without emotions", height=460)
+
+
+def repair_parts(groups: Mapping[str, Mapping[str, Estimate]]) -> go.Figure:
+    """By group of ablated components: what was written, what the loss costs, and who gives the difference back."""
+    figure = go.Figure()
+    labels = {
+        "direct": ("direct effect (scale frozen)", _GREY), "total": ("total effect", _INK),
+        "by_norm": ("given back by re-normalising alone", _BLUE),
+        "by_components": ("given back by later components (below 0: passed on)", _ORANGE),
+    }  # fmt: skip
+    names = [name.replace(" with the largest ", "<br>by ").removesuffix(" effect") for name in groups]
+    for what, (label, colour) in labels.items():
+        found = [one[what] for one in groups.values()]
+        error = _bars(found) | ({"color": _PALE} if colour == _INK else {})
+        figure.add_bar(x=names, y=[one.value for one in found], error_y=error, name=label, marker={"color": colour})
+    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.16})
+    figure.update_yaxes(title="mean [logits]")
+    return _styled(figure, "What the loss of a top component costs, and what is given back", height=440)
 
 
 def repairs(table: pd.DataFrame) -> go.Figure:
@@ -141,9 +159,7 @@ def repairs(table: pd.DataFrame) -> go.Figure:
         figure.update_xaxes(title="direct effect, scale frozen [logits]", row=1, col=column)
         figure.update_yaxes(title="total effect [logits]", row=1, col=column)
     figure.update_layout(legend={"orientation": "h", "y": -0.18})
-    return _styled(
-        figure, "What a component wrote, and what losing it costs: below the line it is repaired", height=520, top=80
-    )
+    return _styled(figure, "One by one: below the line a component is repaired, above it passes on", height=520, top=80)
 
 
 def compensators(table: pd.DataFrame, *, most: int = 12) -> go.Figure:
@@ -152,7 +168,7 @@ def compensators(table: pd.DataFrame, *, most: int = 12) -> go.Figure:
     names = [f"{e}: {c} → {u}" for e, c, u in zip(best["emotion"], best["component"], best["unit"], strict=True)]
     error = {
         "type": "data", "array": best["reaction_high"] - best["reaction"],
-        "arrayminus": best["reaction"] - best["reaction_low"], "thickness": 1,
+        "arrayminus": best["reaction"] - best["reaction_low"], "thickness": 1.2, "color": _INK,
     }  # fmt: skip
     figure = go.Figure()
     figure.add_bar(
@@ -160,11 +176,11 @@ def compensators(table: pd.DataFrame, *, most: int = 12) -> go.Figure:
         marker={"color": [EMOTION_COLOURS[Emotion(e)] for e in best["emotion"]]}, showlegend=False,
     )  # fmt: skip
     figure.add_scatter(
-        y=names, x=best["given_back"], mode="markers", name="of it, what the component itself writes",
+        y=names, x=best["given_back"], mode="markers", name="what this component itself writes back",
         marker={"symbol": "diamond", "color": _INK, "size": 9},
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_xaxes(title="logits given back", automargin=True)
     figure.update_layout(legend={"orientation": "h", "y": -0.22})
-    title = "Who compensates: ablated component → component that reacts"
+    title = "Who compensates: ablated component → what the reaction of another is worth"
     return _styled(figure, title, height=max(320, 28 * len(best) + 150))
