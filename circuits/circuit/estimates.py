@@ -36,6 +36,11 @@ class Estimate:
     high: float
     n: int
 
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval lies on one side of zero, else 0; 0 where there is no interval."""
+        return int(self.low > 0) - int(self.high < 0)
+
     def as_dict(self) -> dict[str, Any]:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 

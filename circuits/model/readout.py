@@ -109,6 +109,19 @@ class Readout:
         left = self._capped(torch.addcmul(offset[:, None], raw, scale).transpose(1, 2)) @ self._contrast
         return self(stream)[..., None] - left.transpose(1, 2)
 
+    @property
+    def capped(self) -> bool:
+        """Whether a soft cap stands behind the unembedding, so that the metric is not linear behind the norm."""
+        return self._cap is not None
+
+    def columns(self, writes: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many emotion"]:
+        """What writes add to the six logit differences at a norm's scale of one (no soft cap): linear in ``writes``."""
+        return self.norm.centre(writes.to(self._columns)) @ self._linear[0]
+
+    def scale(self, stream: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch 1"]:
+        """The final norm's scale at final streams; times :meth:`columns` it gives logits."""
+        return self.norm.scale(self.norm.centre(stream.to(self._columns)))
+
     @cached_property
     def _six(self) -> tuple[Tensor, Tensor]:
         """Columns and offset of the six metrics behind the final norm."""
