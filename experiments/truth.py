@@ -90,11 +90,9 @@ def main(
     kept.write()
     text = truth_table.markdown(found, sum(float(c["seconds"]) for c in (*kept.cells, *kept.curves)))
     write_bytes(out / "truth.md", text.encode())
+    height = 150 + 34 * len(found.methods)
     try:
-        write_bytes(
-            out / "truth.svg",
-            truth_table.figure(found).to_image("svg", width=1500, height=150 + 34 * len(found.methods)),
-        )
+        write_bytes(out / "truth.svg", truth_table.figure(found).to_image("svg", width=1500, height=height))
     except (RuntimeError, ValueError) as error:
         print(f"no truth.svg: {error}", file=sys.stderr, flush=True)
     print(text)
@@ -156,13 +154,9 @@ class _Kept:
             valid = [
                 c for c in read[name] if c["method"] in METHODS and c["made_with"] == module.made_with(c["method"])
             ]
-            if len(valid) < len(read[name]):
-                old = len(read[name]) - len(valid)
-                print(
-                    f"{path}: {old} {name} were made with other code or versions and are discarded",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            if old := len(read[name]) - len(valid):
+                text = f"{path}: {old} {name} were made with other code or versions and are discarded"
+                print(text, file=sys.stderr, flush=True)
             setattr(self, name, valid)
 
     def add(self, *, cells: Sequence[Cell] = (), curves: Sequence[Cell] = ()) -> None:

@@ -44,7 +44,7 @@ from circuits.model.planted import planted
 from circuits.prompts.emotions import EMOTIONS
 from circuits.settings import Settings
 
-__all__ = ["alone", "made_with", "measured"]
+__all__ = ["Store", "alone", "made_with", "measured"]
 
 Name = tuple[str, str]
 
@@ -62,20 +62,35 @@ def made_with(name: str) -> str:
 
 
 @dataclass
-class _Alone(Measured):
-    """Estimates made once for everybody, but paid for by each emotion and method as if nobody else had asked."""
+class Store:
+    """Estimates and their prices, made once for everybody."""
 
-    store: dict[Method, Effects] = field(default_factory=dict)
+    effects: dict[Method, Effects] = field(default_factory=dict)
+    prices: dict[Method, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Alone(Measured):
+    """Estimates from the store, paid for by each emotion and method as if nobody else had asked."""
+
+    store: Store = field(default_factory=Store)
 
     def of(self, method: Method) -> Effects:
         if method not in self.known:
-            if method not in self.store:
-                self.store[method] = super().of(method)
-            self.known[method] = self.store[method]
+            if method not in self.store.effects:
+                self.store.effects[method] = super().of(method)
+            self.known[method] = self.store.effects[method]
         return self.known[method]
 
+    def forwards(self, method: Method) -> float:
+        if method in self.known:
+            return 0.0
+        if method not in self.store.prices:
+            self.store.prices[method] = super().forwards(method)
+        return self.store.prices[method]
 
-def alone(cases: Mapping[Any, Case], store: dict[Method, Effects]) -> dict[Any, Case]:
+
+def alone(cases: Mapping[Any, Case], store: Store) -> dict[Any, Case]:
     """The same cases with nothing measured yet."""
     return {
         e: Case(case.bench, _Alone(case.measured.plan, case.measured.positions, store=store))
@@ -88,7 +103,7 @@ def measured(kind: str, seed: int, methods: Sequence[str]) -> list[dict[str, Any
     torch.set_num_threads(1)
     made = planted(kind, seed=seed)
     plan = Plan.of(made.model, made.prompts.split("select"), Ablation.MEAN_SCENARIO)
-    cases, store = Case.every(plan), {}
+    cases, store = Case.every(plan), Store()
     possible = [_names(edge, "") for edge in possible_edges(made.model, cases[EMOTIONS[0]].components)]
     wholes = {}
     cells = []

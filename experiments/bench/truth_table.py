@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bench.embedded_curves import apart
+from bench.planted import TARGET
 from bench.recovery import clopper_pearson, mean_over_seeds
 from circuits.circuit.methods import DEFAULT
 from circuits.prompts.emotions import EMOTIONS
@@ -20,7 +21,7 @@ __all__ = ["Results", "figure", "markdown", "targets"]
 Cell = Mapping[str, Any]
 NULL = "null"
 EXACT, AUROC, FALSE = 0.95, 0.98, 0.05
-"""Smallest share of seeds whose circuits are all exact, smallest edge AUROC, largest share of null circuits that hold anything."""
+"""Least share of seeds whose circuits are all exact, least edge AUROC, largest share of null circuits that hold anything."""
 REPAIRED = ("redundant", "backup")
 RIVALS = ("single_ablation", "ig_inputs", "eap_ig_inputs")
 
@@ -78,9 +79,9 @@ def markdown(found: Results, seconds: float) -> str:
     seeds = sorted({int(cell["seed"]) for cell in found.cells})
     steps = [
         f"Planted models with known circuits, small size, {len(seeds)} seeds × {len(EMOTIONS)} emotions a cell; made by "
-        f"`make truth` in {seconds / 60:.0f} minutes of computing. Choices on `select`, target 80%. The seed is the unit: means over "
-        "seeds with 95% bootstrap intervals (none where all seeds agree); how edges are scored and forwards counted stands in "
-        "`experiments/bench/planted.py`.",
+        f"`make truth` in {seconds / 60:.0f} minutes of computing. Choices on `select`, target 80%. The seed is the unit: "
+        "means over seeds with 95% bootstrap intervals (none where all seeds agree). How edges are scored and forwards counted "
+        "stands in `experiments/bench/planted.py`.",
         "",
         "**Node recovery**: circuits that have every true node and no other; behind the dot, seeds of which all six have "
         f"(of {len(seeds)} seeds, {_intervals(len(seeds))}). `null` has no node: what is not 100% are false discoveries.", "",
@@ -89,9 +90,9 @@ def markdown(found: Results, seconds: float) -> str:
         *_table(found, found.planted, lambda m, k: _figure(found.mean(m, k, "edges_auroc"), 3)), "",
         "**Forwards** of one emotion alone (behind the stroke, the bound said before); edges not counted.", "",
         *_table(found, found.kinds, lambda m, k: _cost(found, m, k)), "",
-        "**Means over the kinds with a circuit.** Precision of what found nothing does not exist and is left out. AUROC of nodes by "
-        "the method's own ranking, and by the size of its scores whatever their sign (a clipping or inhibiting neuron has a "
-        "negative score, and ranks last where supporters are wanted).", "",
+        "**Means over the kinds with a circuit.** Precision of what found nothing does not exist and is left out. AUROC of "
+        "nodes by the method's own ranking, and by the size of its scores whatever their sign (a clipping or inhibiting neuron "
+        "has a negative score, and ranks last where supporters are wanted).", "",
         *_overall(found),
     ]  # fmt: skip
     if found.curves:
@@ -137,30 +138,15 @@ def _cost(found: Results, method: str, kind: str) -> str:
 
 
 def _overall(found: Results) -> list[str]:
-    figures = (
-        "precision",
-        "recall",
-        "auroc",
-        "auroc_of_size",
-        "edges_precision",
-        "edges_recall",
-        "edges_auroc",
-        "edges_forwards",
-    )
-    heads = (
-        "node precision",
-        "recall",
-        "AUROC",
-        "AUROC of size",
-        "edge precision",
-        "recall",
-        "AUROC",
-        "forwards for edges",
-    )
-    lines = ["| method | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    heads = {
+        "precision": "node precision", "recall": "recall", "auroc": "AUROC", "auroc_of_size": "AUROC of size",
+        "edges_precision": "edge precision", "edges_recall": "recall", "edges_auroc": "AUROC",
+        "edges_forwards": "forwards for edges",
+    }  # fmt: skip
+    lines = ["| method | " + " | ".join(heads.values()) + " |", "|---" * (len(heads) + 1) + "|"]
     for method in found.methods:
         cells = []
-        for figure in figures:
+        for figure in heads:
             means = [found.mean(method, kind, figure)[0] for kind in found.planted if found.of(method, kind)]
             real = [value for value in means if not np.isnan(value)]
             cells.append(f"{np.mean(real):.{0 if figure == 'edges_forwards' else 3}f}" if real else "–")
@@ -176,11 +162,11 @@ def targets(found: Results) -> list[str]:
             continue
         hits, of = found.whole_seeds(DEFAULT, kind)
         low, high = clopper_pearson(hits, of)
-        circuits = sum(sum(cell["exact"]) for cell in found.of(DEFAULT, kind))
+        circuits = f"{sum(sum(cell['exact']) for cell in found.of(DEFAULT, kind))} of {of * len(EMOTIONS)} circuits"
         word = "met" if hits >= EXACT * of else "MISSED"
         lines.append(
             f"{word}: `{kind}`, every node and no other in all six circuits in {hits} of {of} seeds "
-            f"[{100 * low:.0f}%, {100 * high:.0f}%], {circuits} of {of * len(EMOTIONS)} circuits (target {100 * EXACT:.0f}% of seeds)"
+            f"[{100 * low:.0f}%, {100 * high:.0f}%], {circuits} (target {100 * EXACT:.0f}% of seeds)"
         )
         lines += _misses(found, kind)
         mean, least, most = found.mean(DEFAULT, kind, "edges_auroc")
@@ -205,17 +191,18 @@ def _misses(found: Results, kind: str) -> list[str]:
     lines = []
     for cell in found.of(DEFAULT, kind):
         for i, e in enumerate(EMOTIONS):
-            if not cell["exact"][i]:
-                what = [
-                    f"{word} {', '.join(cell[key][i])}"
-                    for word, key in (("without", "missing"), ("with", "extra"))
-                    if cell[key][i]
-                ]
-                true = cell["true_faithfulness"][i]
-                why = ", and the true circuit itself is below the target" if true is not None and true < 0.8 else ""
-                lines.append(
-                    f"  `{kind}`, seed {cell['seed']}, {e}: {' and '.join(what)}; the true circuit keeps {100 * true:.1f}% on `select`{why}"
-                )
+            if cell["exact"][i]:
+                continue
+            what = " and ".join(
+                f"{word} {', '.join(names) if isinstance(names, list) else f'{names} nodes'}"
+                for word, names in (("without", cell["missing"][i]), ("with", cell["extra"][i]))
+                if names
+            )
+            true = cell["true_faithfulness"][i]
+            below = true is not None and true < TARGET
+            why = ", less than any circuit must: no search that keeps to the target can find it" if below else ""
+            kept = "has no faithfulness" if true is None else f"keeps {100 * true:.1f}% on `select`{why}"
+            lines.append(f"  `{kind}`, seed {cell['seed']}, {e}: {what}; the true circuit {kept}")
     return lines
 
 
@@ -246,10 +233,10 @@ def _above(found: Results, kind: str, rival: str) -> list[str]:
 def _embedded(found: Results) -> list[str]:
     lines = [
         "## The embedded model", "",
-        "Nobody knows its circuits. Rankings from `select`, curves on `test` (36 scenarios). CPR: area under faithfulness against the "
-        "share of heads and neurons kept (more is better, .999 is all there is); CMD: area of |1 − faithfulness| (less is better). A "
-        "ranking that puts what opposes the emotion last keeps more than the model does at half its size: that raises CPR above "
-        ".999 and CMD with it.", "",
+        "Nobody knows its circuits. Rankings from `select`, curves on `test` (36 scenarios). CPR: area under faithfulness "
+        "against the share of heads and neurons kept (more is better, .999 is all there is); CMD: area of |1 − faithfulness| "
+        "(less is better). A ranking that puts what opposes the emotion last keeps more than the model does at half its size: "
+        "that raises CPR above .999, and CMD with it.", "",
         "| method | figure | " + " | ".join(map(str, EMOTIONS)) + " |", "|---" * (len(EMOTIONS) + 2) + "|",
     ]  # fmt: skip
     cell_of = {(cell["method"], cell["emotion"]): cell for cell in found.curves}
