@@ -18,6 +18,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import json
 import multiprocessing
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -113,7 +114,8 @@ def _planted(todo: Sequence[tuple[str, int, list[str]]], jobs: int) -> Iterator[
             yield planted.measured(*job)
         torch.set_num_threads(threads)
         return
-    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context, initializer=_leave_with_parent) as pool:
         futures = [pool.submit(planted.measured, *job) for job in todo]
         try:
             for future in as_completed(futures):
@@ -121,6 +123,18 @@ def _planted(todo: Sequence[tuple[str, int, list[str]]], jobs: int) -> Iterator[
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _leave_with_parent() -> None:
+    """A worker whose parent is killed goes as well; a pool's own workers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _with_time(watch: Callable[[str, int, int], None], what: str) -> Callable[[int, int], None]:
