@@ -7,6 +7,7 @@ method scores edges itself (``Found.edges``, ``Found.edge_scores``) those count.
 * the default search: exact path patching among the chosen nodes, in the whole model and in the worlds that lack one of them
   (:func:`circuits.circuit.edges.conditional_edges`);
 * ``atp`` and ``ig_inputs``: first-order scores of all paths, integrated as the nodes' were; kept are those among the chosen;
+* ``random``: every path among the chosen nodes, all alike: it knows nothing of them;
 * every other: exact path patching among the chosen nodes in the whole model; first order where more than 40 were chosen.
 
 Kept are edges of at least 1% of the strongest whose interval excludes zero, the share a walk keeps. Forwards are those
@@ -29,7 +30,7 @@ import torch
 
 from bench.reach import fingerprint
 from bench.recovery import auroc, of_ranking, precision, recall
-from circuits.circuit.discovery import Case, Discovery, Found, Measured, Ranked
+from circuits.circuit.discovery import Case, Discovery, Found, Measured, Random, Ranked
 from circuits.circuit.edges import conditional_edges, exact_edges, kept_edges, matters, possible_edges
 from circuits.circuit.graph import Edge
 from circuits.circuit.methods import DEFAULT, METHODS
@@ -155,6 +156,9 @@ def _edges(method: Discovery, case: Case, found: Found) -> tuple[dict[Name, floa
         return *_first_order(case, found, case.components, steps), "first order, all paths", 3.0 * max(1, steps)
     if not found.chosen:
         return {}, set(), "none", 0.0
+    if isinstance(method, Random):
+        names = {_names(edge, str(case.emotion)) for edge in possible_edges(case.bench.model, found.chosen)}
+        return dict.fromkeys(names, 1.0), names, "all among the chosen", 0.0
     if len(found.chosen) > MANY:
         return *_first_order(case, found, found.chosen, 0), "first order, chosen nodes", 3.0
     if method.name == DEFAULT:

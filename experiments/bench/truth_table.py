@@ -313,8 +313,9 @@ def figure(found: Results) -> go.Figure:
         shown = np.log10(np.maximum(values, 1)) if ends is None else values
         low, high = ends or (0.0, float(np.nanmax(shown)) * 1.3)
         words = [["" if np.isnan(v) else text(v) for v in row] for row in values]
+        names = ["null: nothing" if kind == NULL and column == 1 else kind for kind in kinds]
         picture.add_heatmap(
-            z=shown, x=list(kinds), y=list(found.methods), text=words, texttemplate="%{text}", colorscale=colours, zmin=low,
+            z=shown, x=names, y=list(found.methods), text=words, texttemplate="%{text}", colorscale=colours, zmin=low,
             zmax=high, showscale=False, xgap=2, ygap=2, hoverongaps=False, row=1, col=column,
         )  # fmt: skip
         picture.update_xaxes(tickangle=-40, showgrid=False, row=1, col=column)
