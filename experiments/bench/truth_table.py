@@ -23,6 +23,7 @@ NULL = "null"
 EXACT, AUROC, FALSE = 0.95, 0.98, 0.05
 """Least share of seeds whose circuits are all exact, least edge AUROC, largest share of null circuits that hold anything."""
 REPAIRED = ("redundant", "backup")
+INSIDE = "  "
 RIVALS = ("single_ablation", "ig_inputs", "eap_ig_inputs")
 
 
@@ -97,7 +98,11 @@ def markdown(found: Results, seconds: float) -> str:
     ]  # fmt: skip
     if found.curves:
         steps += ["", *_embedded(found)]
-    return "\n".join(["# Truth", "", *steps, "", "## Targets", "", *[f"* {line}" for line in targets(found)], ""])
+    return "\n".join(["# Truth", "", *steps, "", "## Targets", "", *map(_bullet, targets(found)), ""])
+
+
+def _bullet(line: str) -> str:
+    return f"{INSIDE}* {line.strip()}" if line.startswith(INSIDE) else f"* {line}"
 
 
 def _intervals(of: int) -> str:
@@ -214,9 +219,9 @@ def _misses(found: Results, kind: str) -> list[str]:
             )
             true = cell["true_faithfulness"][i]
             below = true is not None and true < TARGET
-            why = ", less than any circuit must: no search that keeps to the target can find it" if below else ""
-            kept = "has no faithfulness" if true is None else f"keeps {100 * true:.1f}% on `select`{why}"
-            lines.append(f"  `{kind}`, seed {cell['seed']}, {e}: {what}; the true circuit {kept}")
+            why = ", below the target: a search that keeps to it has to add something" if below else ""
+            kept = "has no faithfulness" if true is None else f"keeps {100 * true:.2f}% on `select`{why}"
+            lines.append(f"{INSIDE}`{kind}`, seed {cell['seed']}, {e}: {what}; the true circuit {kept}")
     return lines
 
 
@@ -226,7 +231,11 @@ def _above(found: Results, kind: str, rival: str) -> list[str]:
     if not both:
         return []
     lines = []
-    for figure, what in (("exact", "exact circuits"), ("auroc", "node AUROC"), ("edges_auroc", "edge AUROC")):
+    figures = {
+        "exact": "exact circuits", "auroc": "node AUROC", "auroc_of_size": "node AUROC by size of score",
+        "edges_auroc": "edge AUROC",
+    }  # fmt: skip
+    for figure, what in figures.items():
         values = [
             float(
                 np.mean([x for x in one[figure] if x is not None])

@@ -131,10 +131,7 @@ def test_targets_are_said_as_they_are():
     found = Results(("conditional", "single_ablation"), ("backup",), tuple(rows), ())
     said = "\n".join(targets(found))
     assert "MISSED: `backup`, every node and no other in all six circuits in 5 of 6 seeds" in said
-    assert (
-        "`backup`, seed 0, anger: with L1N9; the true circuit keeps 79.0% on `select`, less than any circuit must"
-        in said
-    )
+    assert "`backup`, seed 0, anger: with L1N9; the true circuit keeps 79.00% on `select`, below the target" in said
     assert "met: `backup`, edge AUROC 0.9900" in said
     assert "met: `backup`, exact circuits, `conditional` less `single_ablation`: +0.833" in said
     assert "83% [50, 100] · 5" in markdown(found, 60.0)
@@ -161,23 +158,23 @@ def run(tmp_path, capsys, monkeypatch):
 
 
 def test_the_script_runs_from_end_to_end_and_goes_on_where_it_was(run, tmp_path: Path):
-    out, err = run("chain,redundant")
+    out, err = run("chain,null")
     assert "| `conditional` | 100% · 1 | 100% · 1 |" in out
-    assert "met: `redundant`, edge AUROC 1.0000" in out
+    assert "met: `null`, something found in 0 of 6 emotions × seeds" in out
     assert "no truth.svg: no browser here" in err
     assert (tmp_path / "truth.md").read_text(encoding="utf-8") in out
     kept = json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))
     assert {(c["method"], c["kind"], c["seed"]) for c in kept["cells"]} == {
-        (m, k, 0) for m in ("conditional", "single_ablation") for k in ("chain", "redundant")
+        (m, k, 0) for m in ("conditional", "single_ablation") for k in ("chain", "null")
     }
-    (own,) = (c for c in kept["cells"] if (c["method"], c["kind"]) == ("conditional", "redundant"))
+    (own,) = (c for c in kept["cells"] if (c["method"], c["kind"]) == ("conditional", "chain"))
     assert own["exact"] == own["edges_exact"] == [True] * 6
     assert all(used <= bound for used, bound in zip(own["forwards"], own["bound"], strict=True))
     # A finished cell is left as it is; one made with other code is made again.
     marked = [c | {"seconds": 1234.5} for c in kept["cells"]]
     marked[0]["made_with"] = "other"
     (tmp_path / "truth.json").write_text(json.dumps(kept | {"cells": marked}), encoding="utf-8")
-    _, err = run("chain,redundant")
+    _, err = run("chain,null")
     assert "1 cells were made with other code or versions and are discarded" in err
     again = json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))["cells"]
     assert [c["seconds"] == 1234.5 for c in again] == [False, True, True, True]
