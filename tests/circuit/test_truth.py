@@ -157,6 +157,7 @@ def run(tmp_path, capsys, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_the_script_runs_from_end_to_end_and_goes_on_where_it_was(run, tmp_path: Path):
     out, err = run("chain,null")
     assert "| `conditional` | 100% · 1 | 100% · 1 |" in out
