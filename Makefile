@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup discover onset geometry overlap repair benchmark calibration families embedded-model test test-quick drills lint clean
+.PHONY: help setup discover onset geometry overlap repair benchmark calibration truth families embedded-model test test-quick drills lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ benchmark: $(STAMP) ## exact effects beside one hooked forward a component: benc
 
 calibration: $(STAMP) ## do p-values and intervals keep what they promise? benchmarks/calibration.json
 	@$(BIN)/python experiments/calibration.py $(ARGS)
+
+truth: $(STAMP) ## every method on planted models whose circuits are known: benchmarks/truth.md (about 25 minutes)
+	@$(BIN)/python experiments/truth.py $(ARGS)
 
 families: $(STAMP) ## laws and exact effects against naive hooks in every family: docs/families.md
 	@$(BIN)/python experiments/families.py $(ARGS)

@@ -18,6 +18,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import json
 import multiprocessing
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -90,11 +91,9 @@ def main(
     kept.write()
     text = truth_table.markdown(found, sum(float(c["seconds"]) for c in (*kept.cells, *kept.curves)))
     write_bytes(out / "truth.md", text.encode())
+    height = 150 + 34 * len(found.methods)
     try:
-        write_bytes(
-            out / "truth.svg",
-            truth_table.figure(found).to_image("svg", width=1500, height=150 + 34 * len(found.methods)),
-        )
+        write_bytes(out / "truth.svg", truth_table.figure(found).to_image("svg", width=1500, height=height))
     except (RuntimeError, ValueError) as error:
         print(f"no truth.svg: {error}", file=sys.stderr, flush=True)
     print(text)
@@ -115,7 +114,8 @@ def _planted(todo: Sequence[tuple[str, int, list[str]]], jobs: int) -> Iterator[
             yield planted.measured(*job)
         torch.set_num_threads(threads)
         return
-    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context, initializer=_leave_with_parent) as pool:
         futures = [pool.submit(planted.measured, *job) for job in todo]
         try:
             for future in as_completed(futures):
@@ -123,6 +123,18 @@ def _planted(todo: Sequence[tuple[str, int, list[str]]], jobs: int) -> Iterator[
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _leave_with_parent() -> None:
+    """A worker whose parent is killed goes as well; a pool's own workers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _with_time(watch: Callable[[str, int, int], None], what: str) -> Callable[[int, int], None]:
@@ -156,13 +168,9 @@ class _Kept:
             valid = [
                 c for c in read[name] if c["method"] in METHODS and c["made_with"] == module.made_with(c["method"])
             ]
-            if len(valid) < len(read[name]):
-                old = len(read[name]) - len(valid)
-                print(
-                    f"{path}: {old} {name} were made with other code or versions and are discarded",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            if old := len(read[name]) - len(valid):
+                text = f"{path}: {old} {name} were made with other code or versions and are discarded"
+                print(text, file=sys.stderr, flush=True)
             setattr(self, name, valid)
 
     def add(self, *, cells: Sequence[Cell] = (), curves: Sequence[Cell] = ()) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import circuits
-from bench.planted import alone
+from bench.planted import Store, alone
 from bench.reach import fingerprint
 from circuits.circuit.curves import BUDGETS, areas, curve, sizes_of
 from circuits.circuit.discovery import Case
@@ -22,8 +22,7 @@ from circuits.circuit.estimates import Estimate, estimate
 from circuits.circuit.evaluation import Bench
 from circuits.circuit.methods import METHODS
 from circuits.effects.batch import Plan
-from circuits.effects.kinds import Ablation, Method
-from circuits.effects.table import Effects
+from circuits.effects.kinds import Ablation
 from circuits.prompts.emotions import Emotion
 from circuits.settings import Settings
 
@@ -46,7 +45,7 @@ def measured(wanted: Sequence[tuple[str, Emotion]]) -> Iterator[dict[str, Any]]:
     """A cell for each method and emotion, one after the other."""
     model, prompts = circuits.load("embedded"), circuits.read_prompts("microstories")
     plan = Plan.of(model, prompts.split("select"), Ablation.MEAN_SCENARIO)
-    cases, store = Case.every(plan), dict[Method, Effects]()
+    cases, store = Case.every(plan), Store()
     benches = Bench.every(Plan.of(model, prompts.split("test"), Ablation.MEAN_SCENARIO))
     for name, e in wanted:
         start = time.perf_counter()

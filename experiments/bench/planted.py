@@ -7,6 +7,7 @@ method scores edges itself (``Found.edges``, ``Found.edge_scores``) those count.
 * the default search: exact path patching among the chosen nodes, in the whole model and in the worlds that lack one of them
   (:func:`circuits.circuit.edges.conditional_edges`);
 * ``atp`` and ``ig_inputs``: first-order scores of all paths, integrated as the nodes' were; kept are those among the chosen;
+* ``random``: every path among the chosen nodes, all alike: it knows nothing of them;
 * every other: exact path patching among the chosen nodes in the whole model; first order where more than 40 were chosen.
 
 Kept are edges of at least 1% of the strongest whose interval excludes zero, the share a walk keeps. Forwards are those
@@ -29,7 +30,7 @@ import torch
 
 from bench.reach import fingerprint
 from bench.recovery import auroc, of_ranking, precision, recall
-from circuits.circuit.discovery import Case, Discovery, Found, Measured, Ranked
+from circuits.circuit.discovery import Case, Discovery, Found, Measured, Random, Ranked
 from circuits.circuit.edges import conditional_edges, exact_edges, kept_edges, matters, possible_edges
 from circuits.circuit.graph import Edge
 from circuits.circuit.methods import DEFAULT, METHODS
@@ -44,7 +45,7 @@ from circuits.model.planted import planted
 from circuits.prompts.emotions import EMOTIONS
 from circuits.settings import Settings
 
-__all__ = ["alone", "made_with", "measured"]
+__all__ = ["Store", "alone", "made_with", "measured"]
 
 Name = tuple[str, str]
 
@@ -62,20 +63,35 @@ def made_with(name: str) -> str:
 
 
 @dataclass
-class _Alone(Measured):
-    """Estimates made once for everybody, but paid for by each emotion and method as if nobody else had asked."""
+class Store:
+    """Estimates and their prices, made once for everybody."""
 
-    store: dict[Method, Effects] = field(default_factory=dict)
+    effects: dict[Method, Effects] = field(default_factory=dict)
+    prices: dict[Method, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Alone(Measured):
+    """Estimates from the store, paid for by each emotion and method as if nobody else had asked."""
+
+    store: Store = field(default_factory=Store)
 
     def of(self, method: Method) -> Effects:
         if method not in self.known:
-            if method not in self.store:
-                self.store[method] = super().of(method)
-            self.known[method] = self.store[method]
+            if method not in self.store.effects:
+                self.store.effects[method] = super().of(method)
+            self.known[method] = self.store.effects[method]
         return self.known[method]
 
+    def forwards(self, method: Method) -> float:
+        if method in self.known:
+            return 0.0
+        if method not in self.store.prices:
+            self.store.prices[method] = super().forwards(method)
+        return self.store.prices[method]
 
-def alone(cases: Mapping[Any, Case], store: dict[Method, Effects]) -> dict[Any, Case]:
+
+def alone(cases: Mapping[Any, Case], store: Store) -> dict[Any, Case]:
     """The same cases with nothing measured yet."""
     return {
         e: Case(case.bench, _Alone(case.measured.plan, case.measured.positions, store=store))
@@ -88,7 +104,7 @@ def measured(kind: str, seed: int, methods: Sequence[str]) -> list[dict[str, Any
     torch.set_num_threads(1)
     made = planted(kind, seed=seed)
     plan = Plan.of(made.model, made.prompts.split("select"), Ablation.MEAN_SCENARIO)
-    cases, store = Case.every(plan), {}
+    cases, store = Case.every(plan), Store()
     possible = [_names(edge, "") for edge in possible_edges(made.model, cases[EMOTIONS[0]].components)]
     wholes = {}
     cells = []
@@ -140,6 +156,9 @@ def _edges(method: Discovery, case: Case, found: Found) -> tuple[dict[Name, floa
         return *_first_order(case, found, case.components, steps), "first order, all paths", 3.0 * max(1, steps)
     if not found.chosen:
         return {}, set(), "none", 0.0
+    if isinstance(method, Random):
+        names = {_names(edge, str(case.emotion)) for edge in possible_edges(case.bench.model, found.chosen)}
+        return dict.fromkeys(names, 1.0), names, "all among the chosen", 0.0
     if len(found.chosen) > MANY:
         return *_first_order(case, found, found.chosen, 0), "first order, chosen nodes", 3.0
     if method.name == DEFAULT:

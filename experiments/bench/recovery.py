@@ -35,7 +35,8 @@ def auroc(scores: Mapping[T, float], true: Collection[T], possible: Collection[T
     Raises:
         ValueError: a true or scored item is not possible, so the area would hide it.
     """
-    strange = [item for item in (*true, *scores) if item not in set(possible)]
+    known = set(possible)
+    strange = [item for item in (*true, *scores) if item not in known]
     if strange:
         raise ValueError(
             f"{strange[0]} is not among the {len(possible)} possible items; expected true and scored ones to be"
