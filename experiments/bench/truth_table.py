@@ -87,7 +87,8 @@ def markdown(found: Results, seconds: float) -> str:
         "",
         "**Node recovery**: circuits that have every true node and no other; behind the dot, seeds of which all six have "
         f"(of {len(seeds)} seeds, {_intervals(len(seeds))}). `null` has no node: what is not 100% are false discoveries. "
-        "That even `random` has few is the gate all share: no circuit where the whole model is within two standard errors of the "
+        "That even `random` has few is the gate all share: no circuit where the whole model is within two standard errors of "
+        "the "
         "empty one.", "",
         *_table(found, found.kinds, lambda m, k: _share(found, m, k)), "",
         "**Edge AUROC**, over all direct paths of the model (.5: says nothing).", "",
@@ -316,7 +317,8 @@ def _why(curves: Sequence[Cell]) -> str:
     spent = sum(bool(c["notice"]) for c in own)
     return (
         "CPR is .999, less what a curve falls short of 1, plus what it exceeds 1; CMD is the sum of both. Rankings by signed "
-        "effect exceed 1 for half of the axis, as what opposes the emotion is left for the end; the default's hardly does. Where "
+        "effect exceed 1 for half of the axis, as what opposes the emotion is left for the end; the default's hardly does. "
+        "Where "
         "it also falls short by more, the likely reason is that it ranks by the largest effect in any world, of either sign, "
         "which is no order for adding nodes one by one (not tested). "
         f"{spent} of its {len(own)} searches stopped at their budget."
