@@ -49,7 +49,7 @@ benchmark: $(STAMP) ## exact effects beside one hooked forward a component: benc
 calibration: $(STAMP) ## do p-values and intervals keep what they promise? benchmarks/calibration.json
 	@$(BIN)/python experiments/calibration.py $(ARGS)
 
-truth: $(STAMP) ## every method on planted models whose circuits are known: benchmarks/truth.md (about 25 minutes)
+truth: $(STAMP) ## every method on planted models whose circuits are known: benchmarks/truth.md (about 40 minutes, resumable)
 	@$(BIN)/python experiments/truth.py $(ARGS)
 
 families: $(STAMP) ## laws and exact effects against naive hooks in every family: docs/families.md

@@ -87,9 +87,8 @@ def markdown(found: Results, seconds: float) -> str:
         "",
         "**Node recovery**: circuits that have every true node and no other; behind the dot, seeds of which all six have "
         f"(of {len(seeds)} seeds, {_intervals(len(seeds))}). `null` has no node: what is not 100% are false discoveries. "
-        "That even `random` has few is the gate all share: no circuit where the whole model is within two standard errors of "
-        "the "
-        "empty one.", "",
+        "That even `random` has few is the gate all share: no circuit where the whole model is within two standard errors "
+        "of the empty one.", "",
         *_table(found, found.kinds, lambda m, k: _share(found, m, k)), "",
         "**Edge AUROC**, over all direct paths of the model (.5: says nothing).", "",
         *_table(found, found.planted, lambda m, k: _figure(found.mean(m, k, "edges_auroc"), 3)), "",
@@ -289,7 +288,7 @@ def _embedded(found: Results) -> list[str]:
 def _parts(cell: Cell) -> tuple[float, float]:
     """Areas between the curve and 1, below and above it."""
     missing = BUDGETS[-1] - BUDGETS[0] - cell["cpr"]["value"]
-    return (cell["cmd"]["value"] + missing) / 2, (cell["cmd"]["value"] - missing) / 2
+    return max(0.0, (cell["cmd"]["value"] + missing) / 2), max(0.0, (cell["cmd"]["value"] - missing) / 2)
 
 
 def _beside(own: Cell, others: Sequence[Cell]) -> list[str]:
@@ -318,8 +317,7 @@ def _why(curves: Sequence[Cell]) -> str:
     return (
         "CPR is .999, less what a curve falls short of 1, plus what it exceeds 1; CMD is the sum of both. Rankings by signed "
         "effect exceed 1 for half of the axis, as what opposes the emotion is left for the end; the default's hardly does. "
-        "Where "
-        "it also falls short by more, the likely reason is that it ranks by the largest effect in any world, of either sign, "
+        "Where it also falls short by more, a likely reason is: it ranks by the largest effect in any world, of either sign, "
         "which is no order for adding nodes one by one (not tested). "
         f"{spent} of its {len(own)} searches stopped at their budget."
     )
