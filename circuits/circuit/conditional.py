@@ -116,7 +116,10 @@ class Conditional:
                     )
         except MeasurementError as error:
             chosen, undefined = frozenset(), str(error)
-        ranked = sorted(search.largest, key=lambda c: (c not in chosen, -search.largest[c], c))
+        # Outside the circuit worlds were not looked at evenly, so that what was seen there is no order; single effects are.
+        alone = dict(zip(case.effects.components, np.abs(single), strict=True))
+        size = {c: largest if c in chosen else alone.get(c, 0.0) for c, largest in search.largest.items()}
+        ranked = sorted(size, key=lambda c: (c not in chosen, -size[c], c))
         return Found(
             method=self.name,
             ranked=tuple(ranked),
