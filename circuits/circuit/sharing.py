@@ -116,8 +116,8 @@ def likeness(
     ceilings = {e: float(x) for e, x in zip(emotions, point[4 : 4 + at], strict=True)}
     return Likeness(
         between=_interval(point[0], drawn[:, 0], n, 1.0), chance=float(point[1]),
-        ceiling=_interval(point[2], drawn[:, 2], n, 1.0),
-        ceiling_chance=float(point[3]), share=_interval(share, shares, n), ceilings=ceilings, n=n, drawn=shares,
+        ceiling=_interval(point[2], drawn[:, 2], n, 1.0), ceiling_chance=float(point[3]),
+        share=_interval(share, shares, n), ceilings=ceilings, n=n, drawn=shares,
     )  # fmt: skip
 
 
