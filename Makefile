@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup discover onset geometry overlap repair benchmark calibration truth families embedded-model test test-quick drills lint clean
+.PHONY: help setup discover onset geometry overlap repair benchmark calibration truth families embedded-model test test-all test-quick drills lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -58,8 +58,11 @@ families: $(STAMP) ## laws and exact effects against naive hooks in every family
 embedded-model: $(STAMP) ## train the embedded model again (about 20 minutes on two idle cores)
 	@$(BIN)/python experiments/embedded_model.py $(ARGS)
 
-test: lint ## lint, types and all tests
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+test: lint ## lint, types and tests (on a few families; make test-all for every one)
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not exhaustive"
+
+test-all: test ## make test, then the same on every other family
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m exhaustive
 
 test-quick: $(STAMP) ## the tests that take seconds
 	@$(BIN)/python -m pytest -q -m "not slow and not wheel"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from families import ANSWERS, CUES, WORDS, load_family
+from families import ANSWERS, CORE, CUES, FAMILIES, REPLAYED, WORDS, load_family
 
 from circuits.model.anatomy import Model
 from circuits.prompts.datasets import Prompts
@@ -57,3 +57,11 @@ def tiny_rows(scenarios: int = 6, *, neutral: bool = True) -> list[dict[str, obj
 def tiny_prompts() -> Prompts:
     """36 texts in six scenarios."""
     return Prompts.of(tiny_rows(), name="tiny", answers=ANSWERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test of one more family than those that differ in kind belongs to the long run (``make test-all``)."""
+    for item in items:
+        call = getattr(item, "callspec", None)
+        if call is not None and call.params.get("family", "gpt2") in set(FAMILIES) - {*CORE, *REPLAYED[:1]}:
+            item.add_marker(pytest.mark.exhaustive)
