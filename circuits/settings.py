@@ -28,7 +28,7 @@ class Settings:
             seconds' worth of arithmetic an emotion on a small processor.
         random_circuits: size- and layer-matched random circuits each circuit is judged beside.
         thorough: also measure completeness and minimality, and give every figure its full number of random circuits.
-        edge_share: smallest edge kept, as a share of the emotion's strongest edge.
+        edge_share: smallest edge kept, as a share of the strongest edge into the same node.
         seed: of the random circuits (bootstraps and permutations have fixed seeds of their own).
 
     Raises:
@@ -45,7 +45,7 @@ class Settings:
     patience: int | None = None
     random_circuits: int = 100
     thorough: bool = False
-    edge_share: float = 0.01
+    edge_share: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,7 +22,7 @@ from circuits.model.sites import parse
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.settings import Settings
 
-__all__ = ["Choice", "Watch", "choose"]
+__all__ = ["Choice", "Watch", "choose", "strong"]
 
 Watch = Callable[[str, int, int], None]
 
@@ -64,7 +64,7 @@ def _chosen(how: Discovery, case: Case, settings: Settings, store: Store | None)
     if kept is not None:
         return _read(bytes(kept["json"]).decode())
     found = how(case, target=settings.target, alpha=settings.alpha, seed=settings.seed)
-    edges = _strong(exact_edges(case.bench, found.chosen), settings.edge_share)
+    edges = strong(exact_edges(case.bench, found.chosen), settings.edge_share)
     choice = Choice(found, edges)
     if store is not None:
         store.put(key, {"json": np.frombuffer(_written(choice).encode(), dtype=np.uint8)})
@@ -77,12 +77,22 @@ def _content(effects: Effects) -> str:
     return jsontext.fingerprint([*parts, hashlib.sha256(effects.values.tobytes()).hexdigest()])
 
 
-def _strong(edges: tuple[Edge, ...], share: float) -> tuple[Edge, ...]:
-    """Those of at least this share of the strongest, with an interval (where there is one) on one side of zero."""
-    least = share * max((abs(edge.weight) for edge in edges), default=0.0)
-    return tuple(edge for edge in edges if matters(edge, least))
+def strong(edges: Sequence[Edge], share: float) -> tuple[Edge, ...]:
+    """Edges of at least this share of the strongest into the same receiver, and the strongest that each sender has.
+
+    Not of the strongest of all: what the first heads make of the embedding is a hundred times what a neuron hears. Of both only
+    those with an interval (where there is one) on one side of zero.
+    """
+    into: dict[str, float] = {}
+    best: dict[str, Edge] = {}
+    for edge in edges:
+        into[edge.target] = max(into.get(edge.target, 0.0), abs(edge.weight))
+        if matters(edge, 0.0) and abs(edge.weight) > abs(best.get(edge.source, _NOTHING).weight):
+            best[edge.source] = edge
+    return tuple(e for e in edges if matters(e, share * into[e.target]) or best.get(e.source) is e)
 
 
+_NOTHING = Edge("", "", 0.0, 0.0, 0.0, "")
 _FIGURES = ("faithfulness", "complement", "bound", "forwards")
 
 

@@ -49,7 +49,7 @@ __all__ = ["Store", "alone", "made_with", "measured"]
 
 Name = tuple[str, str]
 
-TARGET, ALPHA, SHARE = Settings().target, Settings().alpha, Settings().edge_share
+TARGET, ALPHA, SHARE = Settings().target, Settings().alpha, 0.01
 MANY = 40
 """Chosen nodes beyond which edges of methods without edges of their own are first order."""
 STEPPED = {Method.GRADIENT: 0, Method.IG_INPUTS: STEPS}
