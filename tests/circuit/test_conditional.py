@@ -15,7 +15,7 @@ from families import ANSWERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.circuit import conditional
+from circuits.circuit import searching
 from circuits.circuit.conditional import Conditional
 from circuits.circuit.discovery import Case, Random
 from circuits.circuit.evaluation import Bench
@@ -54,12 +54,12 @@ RULES: dict[str, tuple[Callable[[Is], float], set[str]]] = {
 @pytest.fixture(autouse=True)
 def no_gradients_in_games(monkeypatch):
     """Rules have no weights; where halves are tried the order is then the board's."""
-    real = conditional.slopes
+    real = searching.slopes
 
     def either(bench, kept):
         return np.zeros((len(BOARD), bench.n)) if hasattr(bench, "rule") else real(bench, kept)
 
-    monkeypatch.setattr(conditional, "slopes", either)
+    monkeypatch.setattr(searching, "slopes", either)
 
 
 def names(found) -> set[str]:
@@ -169,7 +169,7 @@ def test_a_large_model_is_screened_and_finds_the_same(monkeypatch):
     def first_neurons(bench, kept):
         return np.array([[1.0 if c.name in {N, M} else 0.0] * bench.n for c in BOARD])
 
-    monkeypatch.setattr(conditional, "slopes", first_neurons)
+    monkeypatch.setattr(searching, "slopes", first_neurons)
     how = Conditional(screen=2, exhaustive=10)
     case = played(rule, seed=2)
     found = how(case, target=0.8)

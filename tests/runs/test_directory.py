@@ -45,7 +45,7 @@ JUDGEMENT = {
 }  # fmt: skip
 ABOUT = {
     "model": {"name": "m", "layers": 2, "heads": 2, "neurons": 3}, "versions": {}, "settings": {}, "seconds": {},
-    "prompts": {"name": "p", "lexical": "implicit", "scenarios": {"fit": 2}}, "reliability": {}, "engine": {},
+    "prompts": {"name": "p", "lexical": "implicit", "scenarios": {"fit": 2}}, "reliability": {}, "engine": {}, "judge": {},
     "screen": {"neurons": 6, "verified": 1, "audit": None},
 }  # fmt: skip
 
