@@ -90,11 +90,11 @@ def test_a_fingerprint_knows_the_code_a_method_reaches_and_no_other():
 
 
 def test_a_finding_that_scores_its_own_edges_is_scored_by_them():
-    class Own(Found):
-        edges = (("embed", "L0H0"), ("L0H0", "anger"))
-        edge_scores = {("embed", "L0H0"): -2.0, ("L0H0", "anger"): 1.0, ("embed", "L0N1"): 0.0}  # noqa: RUF012
-
-    found = Own("mine", (head(0, 0), neuron(0, 1)), np.array([2.0, 1.0]), (head(0, 0),), 0.9, 0.1, True, 5.0, 4.0)
+    found = Found(
+        "mine", (head(0, 0), neuron(0, 1)), np.array([2.0, 1.0]), (head(0, 0),), 0.9, 0.1, True, 5.0, 4.0,
+        edges=(("embed", "L0H0"), ("L0H0", "anger")),
+        edge_scores={("embed", "L0H0"): -2.0, ("L0H0", "anger"): 1.0, ("embed", "L0N1"): 0.0},
+    )  # fmt: skip
 
     class Case:
         components = (head(0, 0), neuron(0, 1))
