@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from families import ANSWERS, CORE, CUES, FAMILIES, REPLAYED, WORDS, load_family
+from families import ANSWERS, CORE, CUES, FAMILIES, REPLAYED, WORDS, load_family, make_model_directory
 
 from circuits.model.anatomy import Model
+from circuits.model.door import load
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
@@ -35,6 +36,12 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]
         return made[family]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def double(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """GPT-2 in float64 from end to end (other families round to float32 in norms and softmax)."""
+    return load(make_model_directory(tmp_path_factory.mktemp("double"), "gpt2"), device="cpu", dtype="float64")
 
 
 def tiny_rows(scenarios: int = 6, *, neutral: bool = True) -> list[dict[str, object]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from circuits import jsontext
 from circuits.circuit.discovery import Case, Discovery, Found
-from circuits.circuit.edges import exact_edges, matters
+from circuits.circuit.edges import exact_edges, strong
 from circuits.circuit.graph import Edge
 from circuits.circuit.methods import method
 from circuits.effects.batch import Plan
@@ -22,7 +22,7 @@ from circuits.model.sites import parse
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.settings import Settings
 
-__all__ = ["Choice", "Watch", "choose", "strong"]
+__all__ = ["Choice", "Watch", "choose"]
 
 Watch = Callable[[str, int, int], None]
 
@@ -77,22 +77,6 @@ def _content(effects: Effects) -> str:
     return jsontext.fingerprint([*parts, hashlib.sha256(effects.values.tobytes()).hexdigest()])
 
 
-def strong(edges: Sequence[Edge], share: float) -> tuple[Edge, ...]:
-    """Edges of at least this share of the strongest into the same receiver, and the strongest that each sender has.
-
-    Not of the strongest of all: what the first heads make of the embedding is a hundred times what a neuron hears. Of both only
-    those with an interval (where there is one) on one side of zero.
-    """
-    into: dict[str, float] = {}
-    best: dict[str, Edge] = {}
-    for edge in edges:
-        into[edge.target] = max(into.get(edge.target, 0.0), abs(edge.weight))
-        if matters(edge, 0.0) and abs(edge.weight) > abs(best.get(edge.source, _NOTHING).weight):
-            best[edge.source] = edge
-    return tuple(e for e in edges if matters(e, share * into[e.target]) or best.get(e.source) is e)
-
-
-_NOTHING = Edge("", "", 0.0, 0.0, 0.0, "")
 _FIGURES = ("faithfulness", "complement", "bound", "forwards")
 
 

@@ -101,10 +101,7 @@ def curve(bench: Bench, ranked: Sequence[Component], *, budgets: Sequence[float]
         )
     gap_of(bench)
     metrics = bench.metrics([order[:size] for size in sizes])
-    points = []
-    for row in metrics:
-        f = bench.ratio(row)
-        points.append(Estimate(f.value, f.low, f.high, f.n))
+    points = [Estimate.of(bench.ratio(row)) for row in metrics]
     everything = np.stack([*metrics, bench.empty, bench.whole])
 
     def ratio(means: Array) -> Array:

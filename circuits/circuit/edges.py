@@ -12,41 +12,19 @@ from circuits.circuit.evaluation import Bench
 from circuits.circuit.graph import Edge
 from circuits.effects.losses import EMBED, READOUT, Losses, Receiver, Sender, precedes, receivers_in, senders_in
 from circuits.effects.patching import patched_edges
-from circuits.effects.paths import edge_scores
 from circuits.effects.statistics import MIN_SCENARIOS, bootstrap
 from circuits.effects.worlds import patched_in_world
 from circuits.model.anatomy import Model
 from circuits.model.sites import Component, Input
 
 __all__ = [
-    "choose_edges",
     "conditional_edges",
     "exact_edges",
-    "kept_edges",
     "matters",
     "possible_edges",
-    "report_edges",
+    "strong",
+    "weighed",
 ]
-
-
-def choose_edges(bench: Bench, nodes: tuple[Component, ...], *, share: float) -> tuple[Edge, ...]:
-    """Edges among ``embed``, ``nodes`` and the read-out that matter on the bench's texts (those of ``select``).
-
-    ``share`` is the smallest score kept, relative to the strongest one: first-order scores shrink where attention saturates, so
-    a bound in logits would cut the early layers off. An interval that includes zero is never kept.
-    """
-    if not nodes:
-        return ()
-    return kept_edges(*_scores(bench, nodes), str(bench.emotion), share=share)
-
-
-def report_edges(bench: Bench, nodes: tuple[Component, ...], chosen: tuple[Edge, ...]) -> tuple[Edge, ...]:
-    """The chosen edges measured again on the bench's texts (those of ``test``), whatever comes out, strongest first."""
-    if not chosen:
-        return ()
-    scores, scenarios = _scores(bench, nodes)
-    wanted = {(edge.source, edge.target): scores[edge.source, edge.target] for edge in chosen}
-    return kept_edges(wanted, scenarios, str(bench.emotion), share=None)
 
 
 def exact_edges(bench: Bench, nodes: tuple[Component, ...], chosen: Sequence[Edge] | None = None) -> tuple[Edge, ...]:
@@ -73,7 +51,7 @@ def exact_edges(bench: Bench, nodes: tuple[Component, ...], chosen: Sequence[Edg
     weights = np.concatenate(pieces, 1)
     names = [_name(s, r, readout) for s, r in some]
     scenarios = np.concatenate([piece.scenarios for piece in bench.texts])
-    return kept_edges(dict(zip(names, weights, strict=True)), scenarios, readout, share=None, kind="exact")
+    return weighed(dict(zip(names, weights, strict=True)), scenarios, readout, kind="exact")
 
 
 def possible_edges(model: Model, nodes: Iterable[Component]) -> list[tuple[Sender, Receiver]]:
@@ -93,7 +71,7 @@ def conditional_edges(
 ) -> tuple[Edge, ...]:
     """Exact weights of all edges among ``embed``, ``nodes`` and the read-out, where each of them shows, strongest first.
 
-    An edge that matters in the whole model (``share`` and interval as in :func:`kept_edges`) has its weight there. One that
+    An edge that matters in the whole model (:func:`strong`) has its weight there. One that
     does not is measured again in every world that lacks one other node of ``worlds`` (all of ``nodes`` without it), and has
     its weight of largest size there; its kind is ``conditional``. So an edge of a redundant or a backup path has a weight,
     which path patching in the whole model does not give it: what it does there is repaired.
@@ -110,9 +88,8 @@ def conditional_edges(
     if not whole:
         return ()
     readout, model = str(bench.emotion), bench.model
-    strongest = max(abs(edge.weight) for edge in whole)
     found = {(edge.source, edge.target): edge for edge in whole}
-    shown = {name for name, edge in found.items() if matters(edge, share * strongest)}
+    shown = {(edge.source, edge.target) for edge in strong(whole, share)}
     hidden = [(s, r) for s, r in possible_edges(model, nodes) if _name(s, r, readout) not in shown]
     scenarios = np.concatenate([piece.scenarios for piece in bench.texts])
     for gone in nodes if worlds is None else worlds:
@@ -123,7 +100,7 @@ def conditional_edges(
         weights = np.concatenate([piece[..., bench.emotion.column].cpu().numpy() for piece in pieces], 1)
         names = [_name(s, r, readout) for s, r in some]
         scores = dict(zip(names, weights, strict=True))
-        for edge in kept_edges(scores, scenarios, readout, share=None, kind="conditional"):
+        for edge in weighed(scores, scenarios, readout, kind="conditional"):
             if abs(edge.weight) > abs(found[edge.source, edge.target].weight):
                 found[edge.source, edge.target] = replace(edge, kind="conditional")
     return tuple(sorted(found.values(), key=lambda edge: (-abs(edge.weight), edge.source, edge.target)))
@@ -135,28 +112,35 @@ def matters(edge: Edge, least: float) -> bool:
     return bool(edge.weight != 0 and abs(edge.weight) >= least and sure)
 
 
+def strong(edges: Sequence[Edge], share: float) -> tuple[Edge, ...]:
+    """Edges of at least this share of the strongest into the same receiver, and the strongest that each sender has.
+
+    Not of the strongest of all: what the first heads make of the embedding is a hundred times what a neuron hears. Of both only
+    those with an interval (where there is one) on one side of zero.
+    """
+    into: dict[str, float] = {}
+    best: dict[str, Edge] = {}
+    for edge in edges:
+        into[edge.target] = max(into.get(edge.target, 0.0), abs(edge.weight))
+        if matters(edge, 0.0) and abs(edge.weight) > abs(best.get(edge.source, _NOTHING).weight):
+            best[edge.source] = edge
+    return tuple(e for e in edges if matters(e, share * into[e.target]) or best.get(e.source) is e)
+
+
+_NOTHING = Edge("", "", 0.0, 0.0, 0.0, "")
+
+
 def _name(sender: Sender, receiver: Receiver, readout: str) -> tuple[str, str]:
     return str(sender), readout if receiver == READOUT else str(receiver)
 
 
-def _scores(bench: Bench, nodes: tuple[Component, ...]) -> tuple[Mapping[tuple[str, str], np.ndarray], np.ndarray]:
-    scores = edge_scores(bench.model, bench.readout, bench.texts, nodes, bench.emotion)
-    return scores, np.concatenate([piece.scenarios for piece in bench.texts])
-
-
-def kept_edges(
-    scores: Mapping[tuple[str, str], np.ndarray],
-    scenarios: np.ndarray,
-    readout: str,
-    *,
-    share: float | None,
-    kind: str = "gradient",
+def weighed(
+    scores: Mapping[tuple[str, str], np.ndarray], scenarios: np.ndarray, readout: str, *, kind: str = "gradient"
 ) -> tuple[Edge, ...]:
-    """Edges whose mean score reaches ``share`` of the strongest, interval on one side of zero, strongest first.
+    """Edges with their mean score over scenarios and its interval, strongest first.
 
-    With too few scenarios for an interval the size alone decides, and the interval is given as NaN. Without a ``share`` all are
-    kept. The intervals are not adjusted for the number of edges. ``kind`` says how edges that end below the read-out were
-    measured.
+    With too few scenarios the interval is given as NaN; intervals are not adjusted for the number of edges. ``kind`` says how
+    edges that end below the read-out were measured.
     """
     names = list(scores)
     _, place = np.unique(scenarios, return_inverse=True)
@@ -165,16 +149,9 @@ def kept_edges(
     np.add.at(values, place, np.stack([scores[name] for name in names], 1).astype(np.float64))
     values /= count[:, None]
     mean = values.mean(0)
-    everything = np.ones(len(names), dtype=bool)
-    kept = everything if share is None else (np.abs(mean) >= share * np.abs(mean).max()) & (mean != 0)
-    low, high = np.full(len(names), np.nan), np.full(len(names), np.nan)
-    if len(count) >= MIN_SCENARIOS and kept.any():
-        index = np.flatnonzero(kept)
-        low[index], high[index] = bootstrap(values[:, index])
-        if share is not None:
-            kept &= (low > 0) | (high < 0)
+    low, high = bootstrap(values) if len(count) >= MIN_SCENARIOS else np.full((2, len(names)), np.nan)
     edges = [
-        Edge(*names[i], float(mean[i]), float(low[i]), float(high[i]), "direct" if names[i][1] == readout else kind)
-        for i in np.flatnonzero(kept)
+        Edge(*name, float(mean[i]), float(low[i]), float(high[i]), "direct" if name[1] == readout else kind)
+        for i, name in enumerate(names)
     ]
     return tuple(sorted(edges, key=lambda edge: (-abs(edge.weight), edge.source, edge.target)))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.circuit.evaluation import Bench, matched_random
+from circuits.circuit.evaluation import Bench, Faithfulness, matched_random
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.errors import MeasurementError, SettingsError
 from circuits.model.anatomy import Model
@@ -40,6 +40,11 @@ class Estimate:
     def sign(self) -> int:
         """1 or -1 where the interval lies on one side of zero, else 0; 0 where there is no interval."""
         return int(self.low > 0) - int(self.high < 0)
+
+    @classmethod
+    def of(cls, found: Faithfulness) -> Estimate:
+        """A faithfulness without the metrics behind it."""
+        return cls(found.value, found.low, found.high, found.n)
 
     def as_dict(self) -> dict[str, Any]:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
@@ -150,5 +155,4 @@ def beside_random(bench: Bench, circuit: Collection[Component], *, count: int = 
     members = require_circuit(bench.model, circuit)
     gap_of(bench)
     mine, *others = bench.metrics([members, *randoms(bench.model, members, count=count, seed=seed)])
-    f = bench.ratio(mine)
-    return beside(Estimate(f.value, f.low, f.high, f.n), [bench.ratio(one).value for one in others])
+    return beside(Estimate.of(bench.ratio(mine)), [bench.ratio(one).value for one in others])

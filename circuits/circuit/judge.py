@@ -18,8 +18,8 @@ from circuits.circuit.completeness import completeness, minimality
 from circuits.circuit.cost import Neutral, language_cost
 from circuits.circuit.curves import by_ablation, curve
 from circuits.circuit.edges import exact_edges
-from circuits.circuit.estimates import randoms
-from circuits.circuit.evaluation import Bench, Faithfulness
+from circuits.circuit.estimates import Estimate, beside, randoms
+from circuits.circuit.evaluation import Bench
 from circuits.circuit.graph import Circuit, Measured, Node
 from circuits.circuit.specificity import overlap, specificity
 from circuits.circuit.stability import stability
@@ -113,13 +113,13 @@ def judge(
             step()
             _more(bench, choices[e], nodes, chosen, j, settings)
             if spoken is not None:
-                count = settings.random_circuits if settings.thorough else min(_FEWEST, settings.random_circuits)
+                count = _drawn(settings, _FEWEST)
                 j["language"] = language_cost(spoken, nodes, count=count, seed=settings.seed).as_dict()
     found = {e: one.circuit.components for e, one in judged.items() if one.circuit.nodes}
     together: dict[str, Any] = {}
     if found:
         step()
-        count = settings.random_circuits if settings.thorough else min(_FEWEST, settings.random_circuits)
+        count = _drawn(settings, _FEWEST)
         together["specificity"] = specificity(benches, found, count=count, seed=settings.seed).as_dict()
     if len(found) > 1:
         together["overlap"] = overlap(model, found, seed=settings.seed).as_dict()
@@ -129,7 +129,7 @@ def judge(
             step()
             if e in found:
                 # With the data set's mean or nothing at all, machinery that all emotions share goes as well.
-                count = settings.random_circuits if settings.thorough else min(_FEW, settings.random_circuits)
+                count = _drawn(settings, _FEW)
                 one = by_ablation(found[e], {ablation: bench}, count=count, seed=settings.seed)[ablation]
                 value = {"undefined": one} if isinstance(one, str) else one.as_dict()
                 judgements[e].setdefault("ablations", {})[str(ablation)] = value
@@ -137,6 +137,11 @@ def judge(
         together["skipped"] = _skipped(found, settings)
     watch("judging circuits", steps, steps)
     return Verdict(judged, together)
+
+
+def _drawn(settings: Settings, few: int) -> int:
+    """Random circuits beside a secondary figure."""
+    return settings.random_circuits if settings.thorough else min(few, settings.random_circuits)
 
 
 def _found(choice: Choice, settings: Settings) -> dict[str, Any]:
@@ -155,8 +160,8 @@ def _skipped(found: Mapping[Emotion, tuple[Component, ...]], settings: Settings)
     forwards = 2 * (51 * len(found) + nodes) + 10 * 100 * len(found) + 22 * (nodes + 100 * len(found))
     return (
         f"completeness and minimality of the circuits (about {forwards:,} more forwards), the full search, and the full number "
-        f"of random circuits in the secondary figures ({min(_FEW, settings.random_circuits)} and "
-        f"{min(_FEWEST, settings.random_circuits)} were drawn): ask for them with --thorough --patience 20"
+        f"of random circuits in the secondary figures ({_drawn(settings, _FEW)} and "
+        f"{_drawn(settings, _FEWEST)} were drawn): ask for them with --thorough --patience 20"
     )
 
 
@@ -195,7 +200,7 @@ def _more(
 ) -> None:
     """The figures next to faithfulness, into the judgement."""
     rest = set(bench.model.heads) | set(bench.model.neurons)
-    j["complement"] = _estimate(bench.faithfulness(rest - set(nodes)))
+    j["complement"] = Estimate.of(bench.faithfulness(rest - set(nodes))).as_dict()
     j["curve"] = curve(bench, choice.found.ranked).as_dict()
     if len(np.unique(chosen.prompts.scenarios)) >= MIN_SCENARIOS:
         j["stability"] = stability(chosen, bench.emotion, size=len(nodes), seed=settings.seed).as_dict()
@@ -205,31 +210,14 @@ def _more(
         j["minimality"] = minimality(bench, nodes, count=count, seed=settings.seed).as_dict()
 
 
-def _estimate(f: Faithfulness) -> dict[str, float]:
-    """A faithfulness as a value with its interval."""
-    return {"value": f.value, "low": f.low, "high": f.high, "n": f.n}
-
-
 def _verdict(test: Bench, nodes: tuple[Component, ...], random: tuple[tuple[Component, ...], ...]) -> dict[str, Any]:
     circuit, *rest = test.metrics([nodes, *random])
-    found = test.ratio(circuit)
-    others = np.array([test.ratio(one).value for one in rest])
-    low, high = np.quantile(others, [0.025, 0.975])
-    reached = int((others >= found.value).sum())
-    return {
-        **_prefixed("faithfulness", found),
-        "n": found.n,
-        "random": others.tolist(),
-        "random_mean": float(others.mean()),
-        "random_low": float(low),
-        "random_high": float(high),
-        "random_n": len(others),
-        "random_p": (1 + reached) / (1 + len(others)),
-    }
-
-
-def _prefixed(name: str, f: Faithfulness) -> dict[str, float]:
-    return {name: f.value, f"{name}_low": f.low, f"{name}_high": f.high, "metric_circuit": f.circuit}
+    f = test.ratio(circuit)
+    found = beside(Estimate.of(f), [test.ratio(one).value for one in rest])
+    # The names a run's files have.
+    names = {"value": "faithfulness", "low": "faithfulness_low", "high": "faithfulness_high", "p": "random_p"}
+    flat = {names.get(key, key): value for key, value in found.as_dict().items()}
+    return {**flat, "metric_circuit": f.circuit, "random": list(found.random)}
 
 
 def _accuracy(effects: Effects, e: Emotion) -> dict[str, float]:

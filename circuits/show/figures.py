@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 
 from circuits.circuit.graph import EMBED, Circuit, Node
 from circuits.prompts.emotions import EMOTIONS, Emotion
-from circuits.show.words import decimal
+from circuits.show.words import counts, decimal
 
 __all__ = [
     "EMOTION_COLOURS",
@@ -177,7 +177,8 @@ def faithfulness(circuits: Mapping[Emotion, Circuit]) -> go.Figure:
     figure.update_yaxes(title="faithfulness (1 = whole model)", rangemode="tozero")
     missing = [str(e) for e in circuits if e not in judged]
     note = f" · none found: {', '.join(missing)}" if missing else ""
-    return _styled(figure, f"Faithfulness on test texts; grey: random circuits of the same shape{note}")
+    n = f" (n = {counts(j['n'] for j in judged.values())} scenarios)" if judged else ""
+    return _styled(figure, f"Faithfulness on test texts{n}; grey: random circuits of the same shape{note}")
 
 
 def curves(circuits: Mapping[Emotion, Circuit]) -> go.Figure:
@@ -203,7 +204,10 @@ def curves(circuits: Mapping[Emotion, Circuit]) -> go.Figure:
     )  # fmt: skip
     figure.update_yaxes(title="faithfulness on test")
     figure.update_layout(legend={"orientation": "h", "y": -0.22, "font": {"size": 10}})
-    return _styled(figure, "Faithfulness as circuits grow: the strongest components first", height=520)
+    n = counts(c.judgement["curve"]["cpr"]["n"] for c in circuits.values() if "curve" in c.judgement)
+    return _styled(
+        figure, f"Faithfulness as circuits grow, the strongest components first (n = {n} scenarios)", height=520
+    )
 
 
 def specificity(found: Mapping[str, Any]) -> go.Figure:
@@ -219,9 +223,8 @@ def specificity(found: Mapping[str, Any]) -> go.Figure:
     )  # fmt: skip
     figure = go.Figure(heat)
     figure.update_yaxes(autorange="reversed")
-    title = (
-        f"Logits lost when the row's circuit is ablated [95% interval]; r: mean of {found['random_n']} random circuits"
-    )
+    n = counts(one["n"] for one in found["loss"].values())
+    title = f"Logits lost without the row's circuit [95%, n = {n} scenarios]; r: mean of {found['random_n']} random circuits"
     return _styled(figure, title, height=130 + 62 * len(rows))
 
 

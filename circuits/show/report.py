@@ -165,8 +165,9 @@ def _judged(circuits: Mapping[Emotion, Circuit]) -> str:
         complete, minimal = j.get("completeness"), j.get("minimality")
         rows.append([
             str(e),
-            f"{percent(rest['value'])} [{percent(rest['low'])}, {percent(rest['high'])}]",
-            "–" if stable is None else f"{decimal(stable['mean'])} [{decimal(stable['low'])}, {decimal(stable['high'])}]",
+            f"{percent(rest['value'])} [{percent(rest['low'])}, {percent(rest['high'])}], n = {rest['n']}",
+            "–" if stable is None else f"{decimal(stable['mean'])} [{decimal(stable['low'])}, {decimal(stable['high'])}], "
+            f"{stable['n']} resamples of {stable['scenarios']}",
             "–" if stable is None else f"{decimal(stable['chance'])} / {decimal(stable['ceiling'])}",
             "–" if language is None else _cost(language),
             "–" if complete is None else f"{_ranged(complete['mean'])}, worst {_ranged(complete['worst'])}; "
@@ -179,8 +180,8 @@ def _judged(circuits: Mapping[Emotion, Circuit]) -> str:
             "perplexity without it, times clean", "incompleteness", "idle members"]  # fmt: skip
     note = (
         "<p class=note>Left without: faithfulness of everything but the circuit, 0% if nothing stands in for it. Stability: "
-        "200 resamples of the select scenarios, the same number of strongest components each. Incompleteness: distance of "
-        "circuit and model with parts of the circuit ablated, as a share of m(M) − m(∅).</p>"
+        "resamples of the select scenarios, the same number of strongest components each, mean and middle 95%. "
+        "Incompleteness: distance of circuit and model with parts of the circuit ablated, as a share of m(M) − m(∅).</p>"
     )
     return "<h2>Is it all, is it steady, what does it cost?</h2>" + _table(head, rows) + note
 
@@ -188,7 +189,7 @@ def _judged(circuits: Mapping[Emotion, Circuit]) -> str:
 def _cost(language: Mapping[str, Any]) -> str:
     ratio = language["ratio"]
     return (
-        f"{decimal(ratio['value'])} [{decimal(ratio['low'])}, {decimal(ratio['high'])}]; {ratio['random_n']} random circuits "
+        f"{_ranged(ratio)}, n = {language['texts']} texts; {ratio['random_n']} random circuits "
         f"{decimal(ratio['random_mean'])} [{decimal(ratio['random_low'])}, {decimal(ratio['random_high'])}]"
     )
 
@@ -229,7 +230,16 @@ def _nodes(circuit: Circuit) -> str:
     ]  # fmt: skip
     more = len(circuit.nodes) - len(strongest)
     rest = f"<p class=note>{more} more in circuits/{circuit.emotion}.json and .graphml.</p>" if more else ""
-    return _table(["component", "total effect [logits]", "95% interval", "direct effect", "q", "measured"], rows) + rest
+    n = circuit.judgement["n"]
+    head = [
+        "component",
+        "total effect [logits]",
+        f"95% interval, n = {n} scenarios",
+        "direct effect [logits]",
+        "q",
+        "measured",
+    ]
+    return _table(head, rows) + rest
 
 
 def _reliability(directions: Sequence[Directions]) -> str:

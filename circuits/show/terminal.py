@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from circuits.prompts.emotions import EMOTIONS
-from circuits.show.words import amount, duration, in_words, percent, screened, visible
+from circuits.show.words import amount, counts, duration, in_words, percent, screened, visible
 
 if TYPE_CHECKING:
     from circuits.effects.plans import Priced
@@ -79,8 +79,10 @@ def show_run(run: Run, console: Console) -> None:
     circuits = {e: run.circuit(e) for e in EMOTIONS}
     for circuit in circuits.values():
         console.print(f"• {_text(in_words(circuit))}")
+    sizes = [c.judgement["n"] for c in circuits.values() if c.nodes]
+    n = f"n = {counts(sizes)} " if sizes else ""
     table = Table(
-        title="strongest components: total effect in logits, 95% interval over scenarios; * first-order estimate"
+        title=f"strongest components: total effect in logits, 95% interval over {n}scenarios; * first-order estimate"
     )
     table.add_column("emotion")
     for rank in range(_TOP):
@@ -106,7 +108,9 @@ def _show_writers(run: Run, console: Console) -> None:
     if parts.empty:
         return
     last = str(parts["state"].iloc[-1])
-    table = Table(title=f"who writes the emotion direction at {_text(last)}: share of its projection, 95% interval")
+    n = counts(parts.loc[parts["state"] == last, "n"])
+    title = f"who writes the emotion direction at {_text(last)}: share of its projection, 95% interval over n = {n} scenarios"
+    table = Table(title=title)
     table.add_column("emotion")
     items = ["heads", "neurons", "rest", "circuit", "random circuits"]
     for item in items:
@@ -137,7 +141,7 @@ def show_sweep(sweep: Sweep, console: Console) -> None:
         soft_wrap=True,
     )
     effects = sweep.effects.table
-    n = " to ".join(str(size) for size in sorted({effects["n"].min(), effects["n"].max()}))
+    n = counts(effects["n"])
     table = Table(title=f"strongest components: effect in logits, 95% interval over n = {n} scenarios; * q < .05")
     table.add_column("emotion")
     for rank in range(_TOP):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from circuits.circuit.graph import Circuit
 from circuits.model.sites import Kind
 
-__all__ = ["amount", "decimal", "duration", "in_words", "percent", "screened", "visible"]
+__all__ = ["amount", "counts", "decimal", "duration", "in_words", "percent", "screened", "visible"]
 
 
 def visible(text: object) -> str:
@@ -24,6 +24,12 @@ def percent(value: Any) -> str:
 def decimal(value: Any, places: int = 2) -> str:
     """``0.80``; a missing number as a dash."""
     return "–" if value is None or value != value else f"{value:.{places}f}"
+
+
+def counts(numbers: Iterable[int]) -> str:
+    """``36``, or ``30 to 36``."""
+    found = sorted(numbers)
+    return " to ".join(str(n) for n in dict.fromkeys((found[0], found[-1])))
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ method scores edges itself (``Found.edges``, ``Found.edge_scores``) those count.
 * ``random``: every path among the chosen nodes, all alike: it knows nothing of them;
 * every other: exact path patching among the chosen nodes in the whole model; first order where more than 40 were chosen.
 
-Kept are edges of at least 1% of the strongest whose interval excludes zero, the share a walk keeps. Forwards are those
+Kept are the edges a walk keeps (:func:`circuits.circuit.edges.strong`). Forwards are those
 of one emotion alone: nothing that another emotion or method measured is free.
 """
 
@@ -31,14 +31,14 @@ import torch
 from bench.reach import fingerprint
 from bench.recovery import auroc, of_ranking, precision, recall
 from circuits.circuit.discovery import Case, Discovery, Found, Measured, Random, Ranked
-from circuits.circuit.edges import conditional_edges, exact_edges, kept_edges, matters, possible_edges
+from circuits.circuit.edges import conditional_edges, exact_edges, possible_edges, strong, weighed
 from circuits.circuit.graph import Edge
 from circuits.circuit.methods import DEFAULT, METHODS
 from circuits.effects.batch import Plan
-from circuits.effects.edges import scored_edges
 from circuits.effects.kinds import Ablation, Method
-from circuits.effects.losses import EMBED, READOUT, Losses, receivers_in, senders_in
+from circuits.effects.losses import EMBED, READOUT
 from circuits.effects.measure import STEPS
+from circuits.effects.paths import edge_scores
 from circuits.effects.table import Effects
 from circuits.errors import MeasurementError
 from circuits.model.planted import planted
@@ -49,7 +49,7 @@ __all__ = ["Store", "alone", "made_with", "measured"]
 
 Name = tuple[str, str]
 
-TARGET, ALPHA, SHARE = Settings().target, Settings().alpha, 0.01
+TARGET, ALPHA, SHARE = Settings().target, Settings().alpha, Settings().edge_share
 MANY = 40
 """Chosen nodes beyond which edges of methods without edges of their own are first order."""
 STEPPED = {Method.GRADIENT: 0, Method.IG_INPUTS: STEPS}
@@ -165,36 +165,25 @@ def _edges(method: Discovery, case: Case, found: Found) -> tuple[dict[Name, floa
         edges_found, how = conditional_edges(case.bench, found.chosen, share=SHARE), "exact, in worlds"
     else:
         edges_found, how = exact_edges(case.bench, found.chosen), "exact"
-    least = SHARE * max(abs(edge.weight) for edge in edges_found)
-    kept = {(edge.source, edge.target) for edge in edges_found if matters(edge, least)}
+    kept = {(edge.source, edge.target) for edge in strong(edges_found, SHARE)}
     scores = {(edge.source, edge.target): abs(edge.weight) for edge in edges_found}
-    return scores, kept, how, _runs(edges_found, least, len(found.chosen) if method.name == DEFAULT else 0)
+    return scores, kept, how, _runs(edges_found, kept, len(found.chosen) if method.name == DEFAULT else 0)
 
 
-def _runs(edges: Sequence[Edge], least: float, nodes: int) -> float:
+def _runs(edges: Sequence[Edge], kept: set[Name], nodes: int) -> float:
     """Forwards of path patching: one an edge, and one an edge and world for those that do not show in the whole model."""
-    hidden = sum(edge.kind == "conditional" or not matters(edge, least) for edge in edges) if nodes else 0
+    hidden = sum(edge.kind == "conditional" or (edge.source, edge.target) not in kept for edge in edges) if nodes else 0
     return float(len(edges) + hidden * max(0, nodes - 1))
 
 
 def _first_order(case: Case, found: Found, nodes: Sequence[Any], steps: int) -> tuple[dict[Name, float], set[Name]]:
-    """Scores of all edges among some nodes; kept are those among the chosen ones."""
-    bench = case.bench
-    some, into = senders_in(bench.model, [EMBED, *nodes]), receivers_in(bench.model, [*nodes, READOUT])
-    parts: dict[Name, list[np.ndarray]] = {}
-    for texts in bench.texts:
-        scores = scored_edges(
-            Losses.of_texts(bench.model, bench.readout, texts), some, into, [case.emotion], steps=steps
-        )
-        for source, target in scores:
-            if (source, target) != (EMBED, READOUT):
-                name = (source, str(case.emotion) if target == READOUT else target)
-                parts.setdefault(name, []).append(scores[source, target][:, 0])
-    values = {name: np.concatenate(pieces) for name, pieces in parts.items()}
-    chosen = {EMBED, str(case.emotion), *(c.name for c in found.chosen)}
+    """Scores of all edges among some nodes; kept are the strong ones among the chosen."""
+    bench, e = case.bench, case.emotion
+    values = edge_scores(bench.model, bench.readout, bench.texts, nodes, e, steps=steps)
+    chosen = {EMBED, str(e), *(c.name for c in found.chosen)}
     among = {name: value for name, value in values.items() if set(name) <= chosen} if found.chosen else {}
     scenarios = np.concatenate([piece.scenarios for piece in bench.texts])
-    kept = kept_edges(among, scenarios, str(case.emotion), share=SHARE) if among else ()
+    kept = strong(weighed(among, scenarios, str(e)), SHARE) if among else ()
     return {name: abs(float(v.mean())) for name, v in values.items()}, {(edge.source, edge.target) for edge in kept}
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from circuits.circuit import choosing
-from circuits.circuit.choosing import Choice, choose, strong
+from circuits.circuit.choosing import Choice, choose
+from circuits.circuit.edges import strong
 from circuits.circuit.graph import Edge
 from circuits.effects.ablation import Ablation
 from circuits.effects.batch import Plan

@@ -10,7 +10,7 @@ import torch
 from conftest import tiny_rows
 from effects.branch import PARTS, answers_of, loss_of, patched, reachable, slope
 from effects.naive import Naive, place_of
-from families import ANSWERS, make_model_directory
+from families import ANSWERS
 
 from circuits.effects.batch import Batch, Plan
 from circuits.effects.edges import Along, EdgeScores, all_receivers, all_senders, gradient_edges, scored_edges
@@ -21,7 +21,6 @@ from circuits.effects.own import own_texts
 from circuits.effects.paths import edge_scores
 from circuits.errors import ComponentError, MeasurementError, UnsupportedModelError
 from circuits.model.anatomy import Model
-from circuits.model.door import load
 from circuits.model.sites import Input, Kind, head, neuron, parse, parse_input
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
@@ -39,11 +38,6 @@ PLAIN = ("gpt2", "llama", "qwen3", "gemma2", "neox", "opt", "olmo2")
 @pytest.fixture(scope="module")
 def prompts() -> Prompts:
     return Prompts.of(tiny_rows(2), name="two", answers=ANSWERS)
-
-
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load(make_model_directory(tmp_path_factory.mktemp("double"), "gpt2"), device="cpu", dtype="float64")
 
 
 def batch_of(model: Model, prompts: Prompts, ablation: Ablation = Ablation.MEAN_SCENARIO) -> Batch:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_rows
 from effects.naive import Naive
-from families import ANSWERS, make_model_directory
+from families import ANSWERS
 
 from circuits.circuit.evaluation import Bench
 from circuits.effects.batch import Plan
@@ -19,7 +19,6 @@ from circuits.effects.own import own_texts
 from circuits.effects.paths import edge_scores
 from circuits.errors import MeasurementError
 from circuits.model.anatomy import Model
-from circuits.model.door import load
 from circuits.model.planted import planted
 from circuits.model.running import final_stream, hook_name, hooked, record
 from circuits.model.sites import Kind, head, neuron
@@ -30,12 +29,6 @@ from circuits.prompts.emotions import EMOTIONS
 @pytest.fixture(scope="module")
 def prompts() -> Prompts:
     return Prompts.of(tiny_rows(3), name="three", answers=ANSWERS)
-
-
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """GPT-2 in float64 from end to end (other families round to float32 in norms and softmax)."""
-    return load(make_model_directory(tmp_path_factory.mktemp("double"), "gpt2"), device="cpu", dtype="float64")
 
 
 def some_components(model: Model) -> tuple:

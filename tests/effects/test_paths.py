@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_rows
 from effects.naive import Naive, part_of, place_of
-from families import ANSWERS, make_model_directory
+from families import ANSWERS
 
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation, Positions
@@ -17,7 +17,6 @@ from circuits.effects.measure import measure
 from circuits.effects.own import own_texts
 from circuits.effects.paths import EMBED, edge_scores
 from circuits.model.anatomy import Model
-from circuits.model.door import load
 from circuits.model.sites import Component, Half, Kind, head, neuron
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS, Emotion
@@ -31,11 +30,6 @@ ORDER = {component: number for number, component in enumerate(NODES)}
 @pytest.fixture(scope="module")
 def prompts() -> Prompts:
     return Prompts.of(tiny_rows(2), name="two", answers=ANSWERS)
-
-
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load(make_model_directory(tmp_path_factory.mktemp("double"), "gpt2"), device="cpu", dtype="float64")
 
 
 def reaches(sender: Component, receiver: Component) -> bool:
