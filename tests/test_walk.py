@@ -6,7 +6,8 @@ import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -347,33 +348,46 @@ class Interrupted(BaseException):
     """As Ctrl-C."""
 
 
-@pytest.mark.parametrize("limit", [0, 3, 11])
-def test_an_interrupted_walk_resumes_with_what_it_had(
-    limit: int, walked: Walked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(task_module, "_SHARD", {"cpu": 10**5})  # several shards a step
-    put, keys, most = Shards.put, [], [10**9]
+@contextmanager
+def shards_until(most: int) -> Iterator[list[str]]:
+    """Several shards a step; their names, in the order in which they are made, and an interrupt at the one after ``most``."""
+    put, names = Shards.put, list[str]()
 
     def counted(self: Shards, key: Any, tensors: Any) -> None:
-        if len(keys) >= most[0]:
+        if len(names) >= most:
             raise Interrupted
         put(self, key, tensors)
-        keys.append(self.path(key).name)
+        names.append(self.path(key).name)
 
-    monkeypatch.setattr(Shards, "put", counted)
-    whole = discover(walked.model, walked.prompts, QUICK, tmp_path / "whole")
-    everything, keys[:], most[0] = list(keys), [], limit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task_module, "_SHARD", {"cpu": 10**5})
+        patch.setattr(Shards, "put", counted)
+        yield names
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(walked: Walked, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
+    """A walk in many shards, and their names."""
+    with shards_until(10**9) as names:
+        return discover(walked.model, walked.prompts, QUICK, tmp_path_factory.mktemp("walk") / "whole"), names
+
+
+@pytest.mark.parametrize("limit", [0, 3, 11])
+def test_an_interrupted_walk_resumes_with_what_it_had(
+    limit: int, walked: Walked, uninterrupted: tuple[Run, list[str]], tmp_path: Path
+) -> None:
+    whole, everything = uninterrupted
     assert len(set(everything)) == len(everything) > 20
-    with pytest.raises(Interrupted):
+    with shards_until(limit) as first, pytest.raises(Interrupted):
         discover(walked.model, walked.prompts, QUICK, tmp_path / "run")
     with pytest.raises(RunError, match="is half written; run circuits discover with the same settings to finish it"):
         open_run(tmp_path / "run")
-    assert keys == everything[:limit]
-    most[0] = 10**9
-    again = discover(walked.model, walked.prompts, QUICK, tmp_path / "run")
+    assert first == everything[:limit]
+    with shards_until(10**9) as then:
+        again = discover(walked.model, walked.prompts, QUICK, tmp_path / "run")
     assert again.fresh
     # Nothing was made twice, nothing left out, and not a bit differs.
-    assert keys == everything
+    assert first + then == everything
     for name in ("effects.safetensors", "effects.parquet", "comparison.parquet", "prompts.jsonl", "directions.safetensors",
                  *(f"circuits/{e}.json" for e in EMOTIONS)):  # fmt: skip
         assert (again.directory / name).read_bytes() == (whole.directory / name).read_bytes()
