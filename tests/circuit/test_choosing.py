@@ -64,6 +64,8 @@ def test_what_was_kept_comes_back_as_it_was(truth: Planted, method: str, monkeyp
     plan, settings, store = Plan.of(truth.model, part, Ablation.MEAN_SCENARIO), Settings(method=method), Kept()
     first = choose(plan, effects, settings, lambda *step: None, store=store)
     assert len(store) == len(EMOTIONS)
+    choose(plan, effects, Settings(method=method, target=0.7), lambda *step: None, store=store)
+    assert len(store) == 2 * len(EMOTIONS)  # another question is another shard
     monkeypatch.setattr(choosing, "exact_edges", lambda *rest: pytest.fail("measured again"))
     again = choose(plan, effects, settings, lambda *step: None, store=store)
     for e in EMOTIONS:

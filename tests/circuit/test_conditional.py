@@ -148,6 +148,19 @@ def test_what_was_chosen_before_the_budget_ended_is_kept():
     assert not found.reached
 
 
+def test_the_circuit_comes_first_and_the_rest_by_what_each_does_alone():
+    """Whatever was seen of it in worlds that were looked into: those are not the same for all."""
+    case = played(RULES["backup at four fifths"][0])
+    found = Conditional()(case, target=0.9)
+    size = len(found.chosen)
+    assert set(found.ranked[:size]) == set(found.chosen) != set()
+    alone = dict(zip(case.effects.components, np.abs(case.effects.by_scenario(case.emotion).mean(0)), strict=True))
+    rest = [alone[c] for c in found.ranked[size:]]
+    assert len(rest) == len(BOARD) - size
+    assert rest == sorted(rest, reverse=True)
+    assert len(set(rest)) > 10
+
+
 def test_forwards_are_those_the_bench_ran():
     case = played(RULES["either of two"][0], seed=3)
     before = case.bench.asked
