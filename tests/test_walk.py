@@ -20,10 +20,14 @@ from families import ANSWERS
 
 from circuits import walk
 from circuits.circuit import choosing
+from circuits.circuit.edges import exact_edges
 from circuits.circuit.evaluation import Bench
+from circuits.circuit.stability import stability
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
 from circuits.effects import task as task_module
+from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation, Positions, member
+from circuits.effects.measure import measure
 from circuits.effects.table import COLUMNS
 from circuits.errors import AnswerError, MeasurementError, PromptError, RunError, SettingsError
 from circuits.model.anatomy import Model
@@ -63,7 +67,8 @@ def walked(model_of: ModelOf, tmp_path_factory: pytest.TempPathFactory) -> Walke
 
 @pytest.fixture(scope="module")
 def truth() -> Planted:
-    return planted("chain")
+    """With noise on its weights, so that no two splits give the same numbers."""
+    return planted("chain", noise=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +172,54 @@ def test_a_found_circuit_is_judged_in_every_way_that_a_quick_walk_takes(found: R
     assert all(set(node.effects) == set(EMOTIONS) - {Emotion.FEAR} for node in circuit.nodes)
 
 
+def test_the_choice_is_made_on_select_and_every_figure_is_of_test(found: Run, truth: Planted) -> None:
+    """Measured again from the model; the other split gives other numbers, so that a mistaken split shows."""
+    e = Emotion.FEAR
+    circuit = found.circuit(e)
+    j, nodes = circuit.judgement, circuit.components
+    everything = {*truth.model.heads, *truth.model.neurons}
+
+    def figures(split: str) -> dict[str, Any]:
+        part = truth.prompts.split(split)
+        bench = Bench.every(Plan.of(truth.model, part, Ablation.MEAN_SCENARIO))[e]
+        mean = Bench.every(Plan.of(truth.model, part, Ablation.MEAN))[e]
+        effects = measure(truth.model, part, nodes, method="exact")
+        return {
+            "faithfulness": bench.faithfulness(nodes).value,
+            "whole": bench.whole.mean(),
+            "complement": bench.faithfulness(everything - set(nodes)).value,
+            "mean": mean.faithfulness(nodes).value,
+            "effects": {c.name: effects.by_scenario(e)[:, i].mean() for i, c in enumerate(nodes)},
+            "edges": {(edge.source, edge.target): edge.weight for edge in exact_edges(bench, nodes)},
+            "loss": (bench.whole - bench.metric(everything - set(nodes))).mean(),
+        }
+
+    test, select = figures("test"), figures("select")
+    said = {
+        "faithfulness": j["faithfulness"],
+        "whole": j["metric_whole"],
+        "complement": j["complement"]["value"],
+        "mean": j["ablations"]["mean"]["value"],
+        "loss": found.manifest["judge"]["specificity"]["loss"][f"{e}:{e}"]["value"],
+    }
+    for name, value in said.items():
+        assert value == pytest.approx(test[name], abs=1e-4), name
+    assert all(test[name] != pytest.approx(select[name], abs=1e-3) for name in said)
+    assert j["faithfulness_select_in_sample"] == pytest.approx(select["faithfulness"], abs=1e-4)
+    assert {node.name: node.effect for node in circuit.nodes} == pytest.approx(test["effects"], abs=1e-4)
+    weights = {(edge.source, edge.target): edge.weight for edge in circuit.edges}
+    assert weights
+    assert weights == pytest.approx({key: test["edges"][key] for key in weights}, abs=1e-4)
+    assert weights != pytest.approx({key: select["edges"][key] for key in weights}, abs=1e-3)
+    assert test["effects"] != pytest.approx(select["effects"], abs=1e-3)
+    steady = stability(
+        measure(truth.model, truth.prompts.split("select"), [*truth.model.heads, *truth.model.neurons], method="exact"), e,
+        size=len(nodes), seed=QUICK.seed,
+    )  # fmt: skip
+    assert j["stability"]["often"].keys() == {c.name for c in steady.often}
+    assert j["stability"]["scenarios"] == truth.prompts.split("select").n_scenarios
+
+
 def test_what_is_shared_and_whose_a_circuit_is_stands_in_the_manifest(found: Run) -> None:
     together = found.manifest["judge"]
     loss = together["specificity"]["loss"]
@@ -194,7 +247,7 @@ def test_what_was_found_for_an_emotion_survives_a_kill(
 ) -> None:
     """Killed while the fourth emotion is searched: the three before are not searched again, and all is the same."""
     searched: list[str] = []
-    real = choosing.exact_edges
+    real = exact_edges
 
     def counted(bench: Bench, *rest: Any) -> Any:
         if len(searched) == 3 and str(bench.emotion) not in searched:
