@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 
+_ROUNDING = 1e-5
+"""Share of the strongest weight below which one is float32 rounding."""
+
+
 def exact_edges(bench: Bench, nodes: tuple[Component, ...], chosen: Sequence[Edge] | None = None) -> tuple[Edge, ...]:
     """Exact weights of edges on the bench's texts, by path patching, with intervals, strongest first.
 
@@ -116,8 +120,10 @@ def strong(edges: Sequence[Edge], share: float) -> tuple[Edge, ...]:
     """Edges of at least this share of the strongest into the same receiver, and the strongest that each sender has.
 
     Not of the strongest of all: what the first heads make of the embedding is a hundred times what a neuron hears. Of both only
-    those with an interval (where there is one) on one side of zero.
+    those with an interval (where there is one) on one side of zero, and above rounding: differences of nothing have one too.
     """
+    least = _ROUNDING * max((abs(edge.weight) for edge in edges), default=0.0)
+    edges = [edge for edge in edges if abs(edge.weight) >= least]
     into: dict[str, float] = {}
     best: dict[str, Edge] = {}
     for edge in edges:
