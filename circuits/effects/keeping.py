@@ -13,6 +13,7 @@ from circuits.model.anatomy import Model
 from circuits.model.readout import Readout
 from circuits.model.resuming import Replaced, Resumer, Subsets
 from circuits.model.sites import Component, Kind
+from circuits.model.steering import Edits
 
 __all__ = ["metric_keeping", "subsets_of"]
 
@@ -36,9 +37,9 @@ def subsets_of(model: Model, kept: Sequence[Collection[Component]]) -> Subsets:
 
 @torch.no_grad()
 def metric_keeping(
-    resume: Resumer, readout: Readout, replaced: Replaced, subsets: Subsets
+    resume: Resumer, readout: Readout, replaced: Replaced, subsets: Subsets, edits: Edits | None = None
 ) -> Float[Tensor, "chunk prompt emotion"]:
-    """Logit differences [logits] of each subset.
+    """Logit differences [logits] of each subset; ``edits``, one for each, change the stream on the way.
 
     Raises:
         MeasurementError: memory does not suffice.
@@ -46,7 +47,8 @@ def metric_keeping(
 
     @torch.no_grad()
     def work(start: int, stop: int) -> Tensor:
-        return readout(resume.keeping(subsets.part(start, stop), replaced))
+        changes = None if edits is None else edits.part(start, stop)
+        return readout(resume.keeping(subsets.part(start, stop), replaced, changes))
 
     size = chunk_size(resume.model, resume.tokens.ids.numel())
     with threads_for(resume) as threads:

@@ -6,7 +6,7 @@ over the prompts makes the values, and what is kept of it is split by emotion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,6 +40,7 @@ class OwnTexts:
         where: 1 where an ablation applies, ``[prompt, pos]``.
         z, post: replacement values by layer, ``[prompt, pos, head, d_head]`` and ``[prompt, pos, neuron]``.
         embed: replacement of the embedding, ``[prompt, pos, d_model]``.
+        states: the stream of replacements at both positions of every layer, ``[prompt, pos, d_model]`` each; None unless asked for.
     """
 
     rows: NDArray[np.int64]
@@ -49,6 +50,7 @@ class OwnTexts:
     z: tuple[Tensor, ...]
     post: tuple[Tensor, ...]
     embed: Tensor
+    states: tuple[Tensor, ...] | None = None
 
     @cached_property
     def replaced(self) -> Replaced:
@@ -63,19 +65,39 @@ class OwnTexts:
         return z, post
 
 
-def own_texts(plan: Plan, positions: Positions) -> dict[Emotion, list[OwnTexts]]:
-    """Every emotion's texts, from one pass; joined into one piece where that fits the plan's budget of tokens."""
+def own_texts(plan: Plan, positions: Positions, *, states: bool = False) -> dict[Emotion, list[OwnTexts]]:
+    """Every emotion's texts, from one pass; joined into one piece where that fits the plan's budget of tokens.
+
+    With ``states`` the stream of replacements is kept as well, which takes as much memory as two more writes a layer.
+    """
     pieces: dict[Emotion, list[OwnTexts]] = {e: [] for e in EMOTIONS}
     numbers = plan.prompts.scenarios
     for batch in plan.batches():
+        streams = _replaced_states(batch) if states else None
         for e in EMOTIONS:
             mine = np.flatnonzero(batch.prompts.emotions == e.column)
             if len(mine):
-                pieces[e].append(_piece(batch, mine, numbers, positions))
+                pieces[e].append(_piece(batch, mine, numbers, positions, streams))
     return {e: list(_joined(parts, plan.budget)) for e, parts in pieces.items()}
 
 
-def _piece(batch: Batch, mine: NDArray[np.int64], numbers: NDArray[np.int64], positions: Positions) -> OwnTexts:
+def _replaced_states(batch: Batch) -> tuple[Tensor, ...]:
+    """The stream that replaced writes add up to: for means the mean of the stream itself, as a mean of sums is one of means."""
+    stream, found = batch.replaced_embed, []
+    for attn_out, mlp_out in zip(batch.replaced.attn_out, batch.replaced.mlp_out, strict=True):
+        for write in (attn_out, mlp_out):
+            stream = stream.to(write.device) + write
+            found.append(stream)
+    return tuple(found)
+
+
+def _piece(
+    batch: Batch,
+    mine: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    positions: Positions,
+    states: tuple[Tensor, ...] | None,
+) -> OwnTexts:
     index = torch.tensor(mine, device=batch.tokens.ids.device)
     rows = batch.rows[mine]
     return OwnTexts(
@@ -86,6 +108,7 @@ def _piece(batch: Batch, mine: NDArray[np.int64], numbers: NDArray[np.int64], po
         z=tuple(t[index] for t in batch.replaced.z),
         post=tuple(t[index] for t in batch.replaced.post),
         embed=batch.replaced_embed[index],
+        states=None if states is None else tuple(t[index.to(t.device)] for t in states),
     )
 
 
@@ -123,4 +146,10 @@ def _join(pieces: list[OwnTexts]) -> OwnTexts:
         z=tuple(stacked(p.z[layer] for p in pieces) for layer in range(len(first.z))),
         post=tuple(stacked(p.post[layer] for p in pieces) for layer in range(len(first.post))),
         embed=stacked(p.embed for p in pieces),
+        states=None if first.states is None else _along(pieces, stacked),
     )
+
+
+def _along(pieces: list[OwnTexts], stacked: Callable[[Iterable[Tensor]], Tensor]) -> tuple[Tensor, ...]:
+    """The states of all pieces, one after the other."""
+    return tuple(stacked(some) for some in zip(*(p.states or () for p in pieces), strict=True))

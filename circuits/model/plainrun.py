@@ -34,6 +34,7 @@ from circuits.model.plain import PlainBlock, Surroundings, affine
 from circuits.model.resuming import Change, Instead, Replaced, Resumer, Subsets, Trace
 from circuits.model.running import Recording
 from circuits.model.sites import Half, Input, Kind
+from circuits.model.steering import Edits
 
 __all__ = ["PlainRun"]
 
@@ -69,6 +70,16 @@ class _Silent:
         return self._sums[layer]
 
 
+def _first_layer(subsets: Subsets, edits: Edits | None) -> int:
+    """The first layer in which a set lacks something or the stream is edited; the number of layers where there is none."""
+    changed = ~(subsets.heads.all(2).all(0) & subsets.neurons.all(2).all(0))
+    if edits is not None:
+        touched = (edits.read != 0).any(2).any(0) | (edits.add != 0).any(2).any(0)
+        changed = changed | touched.view(-1, 2).any(1).to(changed.device)
+    found = changed.nonzero()
+    return int(found[0, 0]) if len(found) else len(changed)
+
+
 class PlainRun(Resumer):
     """A clean run in plain blocks.
 
@@ -99,12 +110,15 @@ class PlainRun(Resumer):
     def after(self, changes: Sequence[Change], *, at_readout: bool) -> Tensor:
         return Ascent(self, at_readout=at_readout, start=self._first_changed(changes)).climb(changes)
 
-    def keeping(self, subsets: Subsets, replaced: Replaced) -> Tensor:
-        # Nothing differs before the first replacement, so the first layer's attention is computed once for all subsets.
-        stream = self.run.pre[0][None]
+    def keeping(self, subsets: Subsets, replaced: Replaced, edits: Edits | None = None) -> Tensor:
+        # Nothing differs before the first change: what lies below is the clean run's, and attention there is one for all sets.
+        start = _first_layer(subsets, edits)
+        if start > self.top:
+            return self.clean.expand(len(subsets), *self.clean.shape)
+        stream = self.run.pre[start][None].to(self.blocks[0].dtype)
         stay = replaced.where[..., None] == 0
         silent = self._silent(replaced)
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self.blocks[start:], start):
             stream, stay = stream.to(block.device), stay.to(block.device)
             subsets = subsets.on(block.device)
             heads, neurons = subsets.heads[:, layer, None, None], subsets.neurons[:, layer, None, None]
@@ -117,6 +131,9 @@ class PlainRun(Resumer):
             z = torch.where((heads | still)[..., None], z, z_new)
             attn_out = block.behind(True, block.summed(z))
             mid = own + attn_out
+            if edits is not None:
+                picked = self._picked_all if layer == self.top else None
+                mid = edits.at(2 * layer, mid, picked)
             heard = mid if block.sequential else own
             index = silent.few(subsets.neurons[:, layer])
             if index is not None:
@@ -128,6 +145,8 @@ class PlainRun(Resumer):
             else:
                 total = block.mlp_sum(torch.where(neurons | still, block.activations(heard), post_new))
             stream = mid + block.behind(False, total)
+            if edits is not None:
+                stream = edits.at(2 * layer + 1, stream, picked)
         return stream[:, :, 0]
 
     def _silent(self, replaced: Replaced) -> _Silent:

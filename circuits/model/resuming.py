@@ -19,6 +19,7 @@ from torch import Tensor
 from circuits.model.anatomy import Model, Tokens
 from circuits.model.running import Recording
 from circuits.model.sites import Half, Input, Kind
+from circuits.model.steering import Edits
 
 __all__ = ["Branches", "Change", "Instead", "Replaced", "Resumer", "Slopes", "Subsets", "Trace"]
 
@@ -203,8 +204,13 @@ class Resumer(ABC):
         """
 
     @abstractmethod
-    def keeping(self, subsets: Subsets, replaced: Replaced) -> Float[Tensor, "chunk prompt d_model"]:
-        """Final stream at the read-out with everything outside each subset replaced; embeddings and biases stay."""
+    def keeping(
+        self, subsets: Subsets, replaced: Replaced, edits: Edits | None = None
+    ) -> Float[Tensor, "chunk prompt d_model"]:
+        """Final stream at the read-out with everything outside each subset replaced; embeddings and biases stay.
+
+        ``edits``, one for each subset, change the stream itself on the way.
+        """
 
     @abstractmethod
     def trace(
