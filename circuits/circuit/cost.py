@@ -8,7 +8,7 @@ scenario of six to average over.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ from circuits.prompts.datasets import Prompts
 __all__ = ["LanguageCost", "Neutral", "language_cost"]
 
 Array = NDArray[np.float64]
+
+Change = Callable[[Tokens, Streams], Mapping[str, Hook]]
 
 _BATCH = 64
 
@@ -92,8 +94,10 @@ class Neutral:
             raise MeasurementError("no neutral text has a second token; expected something to predict")
 
     @torch.no_grad()
-    def losses(self, ablated: Collection[Component] = ()) -> Array:
+    def losses(self, ablated: Collection[Component] = (), change: Change | None = None) -> Array:
         """Negative log-probability [nats] of the next tokens, summed over each text, with these components replaced.
+
+        ``change`` makes further hooks from the tokens of a batch and what its components are replaced by.
 
         Raises:
             ComponentError: the model lacks a component.
@@ -101,13 +105,16 @@ class Neutral:
         """
         for component in ablated:
             self.model.require(component)
-        found = np.concatenate([self._of(tokens, replaced, ablated) for tokens, replaced in self._batches])
+        found = np.concatenate([self._of(tokens, replaced, ablated, change) for tokens, replaced in self._batches])
         if not np.isfinite(found).all():
             raise MeasurementError("the perplexity of neutral text is NaN or infinite; measure in float32")
         return found
 
-    def _of(self, tokens: Tokens, replaced: Streams, ablated: Collection[Component]) -> Array:
-        with hooked(self.model, dict(_hooks(replaced, tokens, ablated))):
+    def _of(
+        self, tokens: Tokens, replaced: Streams, ablated: Collection[Component], change: Change | None
+    ) -> Array:
+        hooks = dict(_hooks(replaced, tokens, ablated)) | (change(tokens, replaced) if change is not None else {})
+        with hooked(self.model, hooks):
             logits = self.model.bridge(tokens.ids, attention_mask=tokens.mask, use_cache=False)
         if tokens.ids.shape[1] < 2:
             return np.zeros(len(tokens))

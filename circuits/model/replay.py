@@ -15,7 +15,7 @@ from circuits.model.laws import short_prompt
 from circuits.model.resuming import Branches, Change, Instead, Replaced, Resumer, Slopes, Subsets, Trace
 from circuits.model.running import Hook, Recording, final_stream, hook_name, hooked, record
 from circuits.model.sites import Half, Input, Kind
-from circuits.model.steering import Edits
+from circuits.model.steering import Edits, edit_hooks
 
 __all__ = ["Replay"]
 
@@ -47,7 +47,7 @@ class Replay(Resumer):
                 if self.model.capabilities.neurons:
                     changes[hook_name(layer, Kind.NEURON)] = _outside(everywhere | neurons[layer], replaced.post[layer])
             if edits is not None:
-                changes |= _edited(self.model, edits.part(number, number + 1))
+                changes |= edit_hooks(self.model, edits.part(number, number + 1))
             with hooked(self.model, changes):
                 finals.append(self.picked(final_stream(self.model, self.tokens))[:, 0])
         return torch.stack(finals)
@@ -204,36 +204,6 @@ class _Slopes(Slopes):
             source = run.mid[layer] if after else run.pre[layer]
             found.append(torch.autograd.grad(local, source, retain_graph=True)[0])
         return torch.stack(found)
-
-
-def _edited(model: Model, edits: Edits) -> dict[str, Hook]:
-    """Hooks that change the stream at both positions of every layer, by changing what the halves write."""
-    stream: list[Tensor] = []
-    passed = [0]
-
-    def entered(tensor: Tensor) -> Tensor:
-        stream[:] = [tensor]
-        passed[0] = 0
-        return tensor
-
-    def written(depth: int) -> Hook:
-        def hook(tensor: Tensor) -> Tensor:
-            if passed[0] != depth:
-                raise UnsupportedModelError(
-                    f"{model.name} computes its half-layers in another order than it adds them; its stream cannot be edited"
-                )
-            passed[0] = depth + 1
-            before = stream[0]
-            stream[:] = [edits.at(depth, (before + tensor)[None])[0]]
-            return stream[0] - before
-
-        return hook
-
-    hooks: dict[str, Hook] = {"blocks.0.hook_in": entered}
-    for layer in range(model.n_layers):
-        hooks[hook_name(layer, Kind.ATTN)] = written(2 * layer)
-        hooks[hook_name(layer, Kind.MLP)] = written(2 * layer + 1)
-    return hooks
 
 
 def _outside(keep: Tensor, replaced: Tensor) -> Hook:

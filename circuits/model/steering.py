@@ -15,7 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Edits"]
+from circuits.errors import UnsupportedModelError
+from circuits.model.anatomy import Model
+from circuits.model.running import Hook, hook_name
+from circuits.model.sites import Kind
+
+__all__ = ["Edits", "edit_hooks"]
 
 
 @dataclass(frozen=True)
@@ -66,3 +71,37 @@ class Edits:
                 lost = lost - pick(self.reference[depth]).to(stream) @ read.transpose(-1, -2)
             change = change - lost * write
         return torch.addcmul(stream, where, change)
+
+
+def edit_hooks(model: Model, edits: Edits) -> dict[str, Hook]:
+    """Hooks that change the stream at both positions of every layer, by changing what the halves write; one alternative.
+
+    Raises:
+        UnsupportedModelError: while running, if a block computes its halves in another order than it adds them.
+    """
+    stream: list[Tensor] = []
+    passed = [0]
+
+    def entered(tensor: Tensor) -> Tensor:
+        stream[:] = [tensor]
+        passed[0] = 0
+        return tensor
+
+    def written(depth: int) -> Hook:
+        def hook(tensor: Tensor) -> Tensor:
+            if passed[0] != depth:
+                raise UnsupportedModelError(
+                    f"{model.name} computes its half-layers in another order than it adds them; its stream cannot be edited"
+                )
+            passed[0] = depth + 1
+            before = stream[0]
+            stream[:] = [edits.at(depth, (before + tensor)[None])[0]]
+            return stream[0] - before
+
+        return hook
+
+    hooks: dict[str, Hook] = {"blocks.0.hook_in": entered}
+    for layer in range(model.n_layers):
+        hooks[hook_name(layer, Kind.ATTN)] = written(2 * layer)
+        hooks[hook_name(layer, Kind.MLP)] = written(2 * layer + 1)
+    return hooks
