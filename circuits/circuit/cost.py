@@ -110,9 +110,7 @@ class Neutral:
             raise MeasurementError("the perplexity of neutral text is NaN or infinite; measure in float32")
         return found
 
-    def _of(
-        self, tokens: Tokens, replaced: Streams, ablated: Collection[Component], change: Change | None
-    ) -> Array:
+    def _of(self, tokens: Tokens, replaced: Streams, ablated: Collection[Component], change: Change | None) -> Array:
         hooks = dict(_hooks(replaced, tokens, ablated)) | (change(tokens, replaced) if change is not None else {})
         with hooked(self.model, hooks):
             logits = self.model.bridge(tokens.ids, attention_mask=tokens.mask, use_cache=False)

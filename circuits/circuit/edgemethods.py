@@ -130,7 +130,7 @@ class TopEdges:
     clean run have a score of exactly zero, integrated or not.
 
     Components are all heads and neurons up to ``most`` of them; in larger models all heads and as many neurons as there is
-    room for, by attribution patching, and the notice says so.
+    room for, by attribution patching, and the notice says so; the others come last in the ranking, by that score.
     """
 
     name: str
@@ -148,18 +148,19 @@ class TopEdges:
 
     def __call__(self, case: Case, *, target: float, alpha: float = 0.05, seed: int = 0) -> Found:
         found = _Finding(self.name, case, {}, target, self.bound(case), self._screening(case))
-        some = case.components
+        some, rest = case.components, {}
         if len(some) > self.most:
             first = case.measured.of(Method.GRADIENT)
             size = dict(zip(first.components, np.abs(first.by_scenario(case.emotion).mean(0)), strict=True))
-            some = tuple(sorted(some, key=lambda c: (c.kind is not Kind.HEAD, -size[c], c))[: self.most])
+            ordered = sorted(some, key=lambda c: (c.kind is not Kind.HEAD, -size[c], c))
+            some, rest = tuple(ordered[: self.most]), {c: float(size[c]) for c in ordered[self.most :]}
             found.notices.append(
                 f"edges among {self.most} of {len(size)} components: heads first, neurons by first order"
             )
         try:
             found.score(some, steps=self.steps, along=self.along)
             sums = outgoing({edge: np.array([score]) for edge, score in found.scores.items()}, some)[:, 0]
-            found.ranking = {some[i]: float(sums[i]) for i in np.argsort(-np.abs(sums), kind="stable")}
+            found.ranking = {some[i]: float(sums[i]) for i in np.argsort(-np.abs(sums), kind="stable")} | rest
             case.bench.ratio(case.bench.empty)
             return found.made(shortest_top(found.edges, found.scores, target=target))
         except MeasurementError as error:

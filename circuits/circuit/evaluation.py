@@ -70,9 +70,7 @@ class Bench:
         self.empty = self.metric(())
 
     @classmethod
-    def every(
-        cls, plan: Plan, positions: Positions = Positions.ALL, *, states: bool = False
-    ) -> dict[Emotion, Bench]:
+    def every(cls, plan: Plan, positions: Positions = Positions.ALL, *, states: bool = False) -> dict[Emotion, Bench]:
         """A bench for each emotion, from one pass over the plan's prompts; with ``states`` the stream can be edited too."""
         found = own_texts(plan, positions, states=states)
         return {e: cls(plan.model, plan.readout, e, texts) for e, texts in found.items()}

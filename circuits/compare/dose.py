@@ -82,7 +82,9 @@ def dose_response(
     model = next(iter(benches.values())).model
     require_of(model, directions)
     if not doses or not all(np.isfinite(d) and d > 0 for d in doses):
-        raise SettingsError(f"doses are {tuple(doses)}; expected shares of the stream's norm above zero, such as {DOSES}")
+        raise SettingsError(
+            f"doses are {tuple(doses)}; expected shares of the stream's norm above zero, such as {DOSES}"
+        )
     if count < 1:
         raise SettingsError(f"the number of random directions is {count}; expected at least 1")
     some = [e for e in EMOTIONS if state in directions.states and directions.defined(state, e)]
@@ -106,7 +108,9 @@ def dose_response(
             for texts in ("own", "others"):
                 rows += _rows({**base, "what": "direction", "dose": dose, "texts": texts}, e, added, texts, number)
                 rows += _random_rows({**base, "dose": dose, "texts": texts}, e, nothing, texts, number)
-        factors = _factors(benches[e], circuits.get(e, ()), state, [dose * norm for dose in doses]) if e in benches else None
+        factors = (
+            _factors(benches[e], circuits.get(e, ()), state, [dose * norm for dose in doses]) if e in benches else None
+        )
         if factors is None:
             notes.append(f"no component of {e}'s circuit writes before {state}; it cannot be amplified there")
         else:
@@ -185,9 +189,7 @@ def _state(resume: Resumer, state: State) -> Tensor:
 
 
 @torch.no_grad()
-def _factors(
-    bench: Bench, circuit: Collection[Component], state: State, norms: Sequence[float]
-) -> list[float] | None:
+def _factors(bench: Bench, circuit: Collection[Component], state: State, norms: Sequence[float]) -> list[float] | None:
     """What the circuit has to be amplified by to write so much more at the state; None where it writes nothing there."""
     early = [c for c in circuit if State(c.layer, c.half).depth <= state.depth]
     lengths = [

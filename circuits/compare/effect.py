@@ -107,7 +107,9 @@ def same_effect(
     require_of(bench.model, directions)
     e = bench.emotion
     if not circuit:
-        raise MeasurementError(f"the circuit of {e} is empty; expected at least one component to hold against {e}'s direction")
+        raise MeasurementError(
+            f"the circuit of {e} is empty; expected at least one component to hold against {e}'s direction"
+        )
     if unknown := [out for out in outs if out not in OUTS]:
         raise SettingsError(f"a direction cannot be {unknown[0]!r}; expected some of {', '.join(OUTS)}")
     if count < 1:

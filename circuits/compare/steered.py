@@ -123,7 +123,9 @@ def scenarios_of(bench: Bench) -> NDArray[np.int64]:
     return np.concatenate([piece.scenarios for piece in bench.texts])
 
 
-def by_scenario(bench: Bench, values: Float[np.ndarray, "job text emotion"]) -> Float[np.ndarray, "job scenario emotion"]:
+def by_scenario(
+    bench: Bench, values: Float[np.ndarray, "job text emotion"]
+) -> Float[np.ndarray, "job scenario emotion"]:
     """Means over the texts of each scenario."""
     names, place = np.unique(scenarios_of(bench), return_inverse=True)
     total = np.zeros((len(names), len(values), values.shape[2]))

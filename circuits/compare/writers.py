@@ -25,7 +25,7 @@ from circuits.model.sites import Component, Half, Kind, State
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS, Emotion
 
-__all__ = ["writers"]
+__all__ = ["contributions", "writers"]
 
 Array = NDArray[np.float64]
 
@@ -107,6 +107,22 @@ def _contributions(model: Model, centred: _Centred, vector: Array, mine: torch.T
         whole = centred.activations * torch.einsum("lnm,plm->pln", weights, centred.factors * v)
         neurons = _centre(whole, centred.prompts)[mine]
     return heads.numpy(), neurons.numpy()
+
+
+def contributions(
+    model: Model, prompts: Prompts, vector: Array, e: Emotion, components: Sequence[Component]
+) -> tuple[Array, NDArray[np.int64]]:
+    """Projection [residual units] of each component's emotion-centred write on a unit vector, on the emotion's own texts.
+
+    Returns:
+        ``[text, component]``, and the scenario number of every text.
+    """
+    centred = _Centred.of(capture_writes(model, prompts), prompts)
+    mine = torch.tensor(np.flatnonzero(prompts.emotions == e.column))
+    heads, neurons = _contributions(model, centred, vector, mine)
+    found = [(heads if c.kind is Kind.HEAD else neurons)[:, c.layer, c.index] for c in components]
+    values = np.stack(found, 1) if found else np.zeros((len(mine), 0))
+    return values, prompts.scenarios[mine.numpy()]
 
 
 def _state_rows(

@@ -103,7 +103,9 @@ def test_a_direction_projected_out_is_gone_and_the_rest_stays(ready) -> None:
 def test_the_projection_of_a_reference_takes_its_place(ready) -> None:
     model, tokens, run, resume = ready("gpt2")
     depth = 2 * model.n_layers - 1
-    reference = tuple(torch.randn(*run.final.shape, generator=torch.Generator().manual_seed(1)) for _ in range(depth + 1))
+    reference = tuple(
+        torch.randn(*run.final.shape, generator=torch.Generator().manual_seed(1)) for _ in range(depth + 1)
+    )
     edits = edits_at(model, tokens, (depth,), count=1, reference=reference)
     kept = subsets_of(model, [(*model.heads, *model.neurons)])
     found = resume.keeping(kept, everything(run), edits)[0]

@@ -1,0 +1,414 @@
+"""One direction, several mechanisms? Two sets of contexts of one emotion, held against each other (SCIENCE section 7.4).
+
+1. Does the emotion have a direction in both (on ``fit``), and at which state first? There the two directions are compared:
+   later states inherit what the answer needs to be alike.
+2. Scenarios of ``test`` are matched on their projection, so that no difference is one of strength.
+3. Each context's circuit is found on its own ``select`` split. Nodes are in A's circuit only, in B's only, or shared;
+   *writers* lie before the state, *readers* behind it.
+4. Cross-ablation on ``test``: each of these sets is ablated in both contexts. Losses are shares of ``m(M) - m(∅)`` of the context.
+   The *interaction* of writers is ``½ [(A-only in A - A-only in B) + (B-only in B - B-only in A)]``: 1 where each context has
+   writers of its own that it cannot do without, 0 where it has none; likewise of readers.
+
+The verdict follows from intervals alone. Directions are *the same* where the interval of their cosine lies above
+:data:`SAME`, *different* where it lies below :data:`DIFFERENT`. Writers (readers) *differ* where the interval of their interaction
+lies above ``smallest``; they are *the same* where it lies below, and ablating all of them costs both contexts at
+least half. Whatever else is not decidable with this data, and the result says why and what would decide it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from circuits.circuit.discovery import Case
+from circuits.circuit.edges import exact_edges
+from circuits.circuit.estimates import DRAWS, Estimate
+from circuits.circuit.evaluation import Bench
+from circuits.circuit.methods import method
+from circuits.compare.contexts import Deviations, Matching, cosine, exists, matched, profile_table, profiles_apart
+from circuits.compare.writers import contributions
+from circuits.effects.ablation import require_complete
+from circuits.effects.batch import Plan
+from circuits.effects.kinds import Ablation, Positions
+from circuits.effects.statistics import MIN_SCENARIOS
+from circuits.errors import MeasurementError, PromptError, SettingsError
+from circuits.model.anatomy import Model
+from circuits.model.reading import capture
+from circuits.model.sites import Component, State
+from circuits.prompts.datasets import Prompts, Split
+from circuits.prompts.emotions import EMOTIONS, Emotion, emotion
+from circuits.settings import Settings
+
+__all__ = ["DIFFERENT", "SAME", "Mechanisms", "Verdict", "several_mechanisms"]
+
+Array = NDArray[np.float64]
+Set = frozenset[Component]
+
+SAME, DIFFERENT = 0.8, 0.5
+"""Cosines above and below which directions are the same and different."""
+
+_SURE = 0.01
+"""Largest p of having no direction at which a context has one: where noise is taken for a direction it has no cosine."""
+
+_ENOUGH = 0.5
+"""Share of the metric that all writers (readers) together must carry to be called the same."""
+
+_POWER = 2.8
+"""Standard errors between nothing and what is found in 80% of samples by a two-sided test at 5%: 1.96 + 0.84."""
+
+
+class Verdict(StrEnum):
+    """What two contexts have in common."""
+
+    SAME_CIRCUIT = "same direction, same circuit"
+    DIFFERENT_CIRCUITS = "same direction, different circuits"
+    DIFFERENT_READERS = "same writers, different readers"
+    DIFFERENT_DIRECTIONS = "different directions"
+    NOT_DECIDABLE = "not decidable with this data"
+
+
+@dataclass(frozen=True)
+class Mechanisms:
+    """The verdict and its evidence.
+
+    Attributes:
+        reason: why the verdict is what it is, in words; of one that is not decidable also what would decide it.
+        state: where directions are compared and writers end; None where there is no direction in both.
+        cosine: of the two contexts' directions there, corrected for noise.
+        matching: of the ``test`` scenarios.
+        circuits: each context's circuit, found on its ``select`` split.
+        cross: losses as shares of the context's ``m(M) - m(∅)``; columns ``role`` (writers, readers), ``nodes`` (a_only, b_only,
+            shared, all), ``size``, ``context``, ``value``, ``low``, ``high``, ``n``.
+        interaction: of writers and of readers.
+        power: the smallest interaction (share of ``m(M) - m(∅)``) this data finds in 80% of cases, by role.
+        profile: contributions of every writer to the direction in both contexts [residual units].
+        apart: how far these profiles fall apart (:func:`circuits.compare.contexts.profiles_apart`).
+        edges: from shared writers to readers and the read-out, exact weights [logits] in both contexts.
+    """
+
+    emotion: Emotion
+    verdict: Verdict
+    reason: str
+    state: State | None = None
+    cosine: Estimate | None = None
+    matching: Matching | None = None
+    circuits: dict[str, tuple[Component, ...]] = field(default_factory=dict)
+    cross: pd.DataFrame = field(default_factory=pd.DataFrame)
+    interaction: dict[str, Estimate] = field(default_factory=dict)
+    power: dict[str, float] = field(default_factory=dict)
+    profile: pd.DataFrame = field(default_factory=pd.DataFrame)
+    apart: dict[str, Any] = field(default_factory=dict)
+    edges: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for files."""
+        return {
+            "emotion": str(self.emotion), "verdict": str(self.verdict), "reason": self.reason,
+            "state": None if self.state is None else self.state.name,
+            "cosine": None if self.cosine is None else self.cosine.as_dict(),
+            "matching": None if self.matching is None else self.matching.as_dict(),
+            "circuits": {name: [c.name for c in some] for name, some in self.circuits.items()},
+            "cross": self.cross.to_dict("records"), "interaction": {k: v.as_dict() for k, v in self.interaction.items()},
+            "power": self.power, "profile": self.profile.to_dict("records"), "apart": self.apart,
+            "edges": self.edges.to_dict("records"),
+        }  # fmt: skip
+
+
+def several_mechanisms(
+    model: Model,
+    prompts_a: Prompts,
+    prompts_b: Prompts,
+    emotion_name: Emotion | str,
+    *,
+    state: State | None = None,
+    settings: Settings | None = None,
+    smallest: float = 0.25,
+    watch: Callable[[str, int, int], None] | None = None,
+) -> Mechanisms:
+    """Is one emotion, in two sets of contexts, one direction and one circuit?
+
+    Args:
+        prompts_a, prompts_b: complete scenarios of all six emotions, each with the splits ``fit``, ``select`` and ``test``.
+        state: where directions are compared; without it the first at which both contexts have one.
+        settings: ablation, method, target and the like; defaults as for :func:`circuits.discover`.
+        smallest: interaction, as a share of ``m(M) - m(∅)``, up to which two contexts count as having the same writers (readers).
+
+    Raises:
+        PromptError: a set lacks the emotion or a split.
+        MeasurementError: a scenario lacks an emotion, fewer than five scenarios in ``fit`` or ``test``, or the projections cannot
+            be matched.
+        SettingsError: ``smallest`` is not between 0 and 1.
+    """
+    e = emotion(str(emotion_name))
+    settings = settings or Settings()
+    if not 0 < smallest < 1:
+        raise SettingsError(f"smallest is {smallest}; expected a share between 0 and 1, such as 0.25")
+    watch = watch or (lambda what, done, total: None)
+    sides = [_Side.of(name, model, prompts, e, settings) for name, prompts in (("A", prompts_a), ("B", prompts_b))]
+    watch("directions", 0, 4)
+    fitted = [Deviations.of(capture(model, side.part(Split.FIT)), e) for side in sides]
+    there = np.maximum(*(exists(some) for some in fitted))
+    if state is None:
+        first = np.flatnonzero(there < _SURE)
+        if not len(first):
+            reason = f"{e} has no direction in both contexts at any state (smallest larger p {there.min():.2g})"
+            return Mechanisms(
+                e, Verdict.NOT_DECIDABLE, f"{reason}; more scenarios, or a model that knows the emotion, would"
+            )
+        place = int(first[0])
+        state = model.states[place]
+    else:
+        place = model.states.index(state)
+        if there[place] >= _SURE:
+            reason = f"{e} has no direction in both contexts at {state} (larger p {there[place]:.2g}); a later state may decide"
+            return Mechanisms(e, Verdict.NOT_DECIDABLE, reason, state)
+    alike = cosine(fitted[0], fitted[1], place)
+    vector = sum(some.mean[place] / np.linalg.norm(some.mean[place]) for some in fitted)
+    vector = np.asarray(vector / np.linalg.norm(vector))
+    watch("matching", 1, 4)
+    held = [Deviations.of(capture(model, side.part(Split.TEST)), e) for side in sides]
+    for side, some in zip(sides, held, strict=True):
+        if len(some) < MIN_SCENARIOS:
+            raise MeasurementError(
+                f"context {side.name} has {len(some)} scenarios in 'test'; expected at least {MIN_SCENARIOS} for an interval"
+            )
+    matching = matched(*(some.values[:, place] @ vector for some in held))
+    watch("circuits of both contexts", 2, 4)
+    base = {"state": state, "cosine": alike, "matching": matching}
+    try:
+        circuits = {side.name: side.circuit() for side in sides}
+    except MeasurementError as error:
+        return Mechanisms(e, Verdict.NOT_DECIDABLE, f"{error}", **base)  # type: ignore[arg-type]
+    watch("cross-ablation", 3, 4)
+    rows = [[pair[number] for pair in matching.pairs] for number in range(2)]
+    crossing = _Crossing(sides, rows, circuits, state)
+    try:
+        cross, interaction, power = crossing.measured()
+    except MeasurementError as error:
+        return Mechanisms(e, Verdict.NOT_DECIDABLE, f"{error}", circuits=circuits, **base)  # type: ignore[arg-type]
+    verdict, reason = _verdict(alike, interaction, cross, power, smallest, len(matching))
+    profile, apart = crossing.profile(model, vector)
+    watch("cross-ablation", 4, 4)
+    return Mechanisms(
+        e,
+        verdict,
+        reason,
+        state,
+        alike,
+        matching,
+        circuits,
+        cross,
+        interaction,
+        power,
+        profile,
+        apart,
+        crossing.edges(),
+    )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One set of contexts."""
+
+    name: str
+    model: Model
+    prompts: Prompts
+    e: Emotion
+    settings: Settings
+    bench: Bench
+
+    @classmethod
+    def of(cls, name: str, model: Model, prompts: Prompts, e: Emotion, settings: Settings) -> _Side:
+        if not (prompts.emotions == e.column).any():
+            found = ", ".join(str(f) for f in EMOTIONS if (prompts.emotions == f.column).any())
+            raise PromptError(f"context {name} ({prompts.name!r}) has no text of {e}; it has {found}")
+        require_complete(prompts)
+        for split in Split:
+            prompts.split(split)
+        plan = Plan.of(model, prompts.split(Split.TEST), Ablation(settings.ablation))
+        return cls(name, model, prompts, e, settings, Bench.every(plan, Positions(settings.positions))[e])
+
+    def part(self, split: Split) -> Prompts:
+        return self.prompts.split(split)
+
+    def circuit(self) -> tuple[Component, ...]:
+        """Found on ``select``.
+
+        Raises:
+            MeasurementError: there is none.
+        """
+        s = self.settings
+        plan = Plan.of(self.model, self.part(Split.SELECT), Ablation(s.ablation))
+        case = Case.every(plan, Positions(s.positions))[self.e]
+        found = method(s.method, patience=s.patience)(case, target=s.target, alpha=s.alpha, seed=s.seed)
+        if not found.chosen:
+            raise MeasurementError(f"{self.e} has no circuit in context {self.name}: {found.undefined}")
+        return found.chosen
+
+
+class _Loss(NamedTuple):
+    """What ablating some nodes costs both contexts, by matched scenario, as shares."""
+
+    a: Array
+    b: Array
+
+
+@dataclass
+class _Crossing:
+    sides: list[_Side]
+    rows: list[list[int]]
+    circuits: dict[str, tuple[Component, ...]]
+    state: State
+
+    def nodes(self, role: str) -> dict[str, Set]:
+        """Writers or readers by whose they are."""
+        a, b = (self._of(self.circuits[side.name], role) for side in self.sides)
+        return {"a_only": a - b, "b_only": b - a, "shared": a & b, "all": a | b}
+
+    def _of(self, some: Collection[Component], role: str) -> Set:
+        writes = role == "writers"
+        return frozenset(c for c in some if (State(c.layer, c.half).depth <= self.state.depth) == writes)
+
+    def measured(self) -> tuple[pd.DataFrame, dict[str, Estimate], dict[str, float]]:
+        table: list[dict[str, Any]] = []
+        interaction, power = {}, {}
+        for role in ("writers", "readers"):
+            sets = self.nodes(role)
+            losses = {name: self._loss(some) for name, some in sets.items()}
+            for name, loss in losses.items():
+                for context, values in (("A", loss.a), ("B", loss.b)):
+                    one = _one(values)
+                    table.append(
+                        {"role": role, "nodes": name, "size": len(sets[name]), "context": context, **one.as_dict()}
+                    )
+            if sets["all"]:
+                own, foreign = losses["a_only"], losses["b_only"]
+                interaction[role] = _two((own.a - foreign.a) / 2, (foreign.b - own.b) / 2)
+                # Where both found the same nodes, what could have been seen is a difference in what these do.
+                spread = (
+                    interaction[role] if sets["a_only"] or sets["b_only"] else _two(losses["all"].a, -losses["all"].b)
+                )
+                power[role] = _POWER * (spread.high - spread.low) / (2 * 1.96)
+        return pd.DataFrame(table), interaction, power
+
+    def _loss(self, some: Set) -> _Loss:
+        found = []
+        for side, rows in zip(self.sides, self.rows, strict=True):
+            bench = side.bench
+            bench.ratio(bench.empty)  # an error names both values where there is nothing to take shares of
+            gap = float((bench.whole - bench.empty)[rows].mean())
+            if not some:
+                found.append(np.zeros(len(rows)))
+                continue
+            everything = frozenset((*bench.model.heads, *bench.model.neurons))
+            found.append((bench.whole - bench.metric(everything - some))[rows] / gap)
+        return _Loss(*found)
+
+    def profile(self, model: Model, vector: Array) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Contributions of the writers to the direction, by matched scenario."""
+        writers = sorted(self.nodes("writers")["all"])
+        both = []
+        for side, rows in zip(self.sides, self.rows, strict=True):
+            test = side.part(Split.TEST)
+            values, scenarios = contributions(model, test, vector, side.e, writers)
+            _, place = np.unique(scenarios, return_inverse=True)
+            total = np.zeros((place.max() + 1, len(writers)))
+            np.add.at(total, place, values)
+            both.append((total / np.bincount(place)[:, None])[rows])
+        return profile_table([c.name for c in writers], *both), profiles_apart(*both)
+
+    def edges(self) -> pd.DataFrame:
+        """Exact weights of the edges out of shared writers, in both contexts."""
+        shared, readers = self.nodes("writers")["shared"], self.nodes("readers")["all"]
+        columns = ["source", "target", "context", "weight", "low", "high", "unit"]
+        if not shared or not readers:
+            return pd.DataFrame(columns=columns)
+        rows = [
+            {"source": edge.source, "target": edge.target, "context": side.name, "weight": edge.weight, "low": edge.low,
+             "high": edge.high, "unit": "logits"}
+            for side in self.sides
+            for edge in exact_edges(side.bench, tuple(sorted(shared | readers)))
+            if edge.source in {c.name for c in shared} and edge.target not in {c.name for c in shared}
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=columns)
+
+
+def _one(values: Array) -> Estimate:
+    return _two(values, np.zeros(1))
+
+
+def _two(a: Array, b: Array) -> Estimate:
+    """Sum of two means, each set of scenarios resampled by itself."""
+    rng = np.random.default_rng(0)
+    drawn = np.zeros(DRAWS)
+    for some in (a, b):
+        n = len(some)
+        drawn += rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) @ some / n
+    low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975]))
+    return Estimate(float(a.mean() + b.mean()), low, high, len(a))
+
+
+def _verdict(
+    alike: Estimate,
+    interaction: dict[str, Estimate],
+    cross: pd.DataFrame,
+    power: dict[str, float],
+    smallest: float,
+    n: int,
+) -> tuple[Verdict, str]:
+    """From intervals alone."""
+    at = f"cosine {alike.value:.2f} [{alike.low:.2f}, {alike.high:.2f}]"
+    if alike.high < DIFFERENT:
+        return Verdict.DIFFERENT_DIRECTIONS, f"the two directions are different: {at}, below {DIFFERENT}"
+    if not alike.low > SAME:
+        return Verdict.NOT_DECIDABLE, (
+            f"the directions are neither the same nor different: {at}, and it takes an interval above {SAME} or below "
+            f"{DIFFERENT}; more scenarios decide it if the cosine itself lies outside"
+        )
+    found = {role: _role(role, interaction, cross, power, smallest, n) for role in ("writers", "readers")}
+    words = f"the directions are the same ({at}); " + "; ".join(text for _, text in found.values())
+    differ = {role: judged for role, (judged, _) in found.items()}
+    if differ["writers"] is True:
+        return Verdict.DIFFERENT_CIRCUITS, words
+    if differ["writers"] is None:
+        return Verdict.NOT_DECIDABLE, words
+    if differ["readers"] is True:
+        return Verdict.DIFFERENT_READERS, words
+    return (Verdict.NOT_DECIDABLE if differ["readers"] is None else Verdict.SAME_CIRCUIT), words
+
+
+def _role(
+    role: str,
+    interaction: dict[str, Estimate],
+    cross: pd.DataFrame,
+    power: dict[str, float],
+    smallest: float,
+    n: int,
+) -> tuple[bool | None, str]:
+    """Whether writers (readers) differ; None where it cannot be said."""
+    if role not in interaction:
+        return None, f"no {role} were found"
+    one = interaction[role]
+    text = f"interaction of {role} {one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+    if one.low > smallest:
+        return True, f"{role} differ: {text}"
+    rows = cross[(cross["role"] == role) & (cross["nodes"] == "all")]
+    least = float(rows["low"].min())
+    able = power[role] <= smallest
+    if one.high < smallest and least > _ENOUGH and able:
+        return False, f"{role} are the same: {text}, and without them both contexts lose at least {least:.0%}"
+    if not able:
+        needed = int(np.ceil(n * (power[role] / smallest) ** 2))
+        return None, (
+            f"{role} cannot be told: {text}; {n} matched scenarios find an interaction of {power[role]:.2f} at the smallest, about "
+            f"{needed} would find {smallest}"
+        )
+    if least <= _ENOUGH:
+        return None, f"{role} cannot be told: {text}, but without them a context may lose no more than {least:.0%}"
+    return None, f"{role} cannot be told: {text}, on both sides of {smallest}"
