@@ -111,7 +111,7 @@ class Neutral:
         return found
 
     def _of(self, tokens: Tokens, replaced: Streams, ablated: Collection[Component], change: Change | None) -> Array:
-        hooks = dict(_hooks(replaced, tokens, ablated)) | (change(tokens, replaced) if change is not None else {})
+        hooks = dict(_hooks(replaced, tokens, ablated)) | dict(change(tokens, replaced) if change is not None else {})
         with hooked(self.model, hooks):
             logits = self.model.bridge(tokens.ids, attention_mask=tokens.mask, use_cache=False)
         if tokens.ids.shape[1] < 2:

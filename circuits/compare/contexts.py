@@ -125,9 +125,10 @@ def cosine(a: Deviations, b: Deviations, state: int, *, seed: int = 0) -> Estima
 def _pairs(gram: Array, first: Array, second: Array, same: NDArray[np.bool_]) -> Array:
     """Weighted mean of ``gram`` over pairs that are not the same scenario, one for each row of weights."""
     apart = np.where(same, 0.0, gram)
-    total = np.einsum("di,ij,dj->d", first, apart, second)
-    count = np.einsum("di,ij,dj->d", first, (~same).astype(np.float64), second)
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    total = ((first @ apart) * second).sum(1)
+    count = ((first @ (~same).astype(np.float64)) * second).sum(1)
+    result: Array = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return result
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,8 @@ def profile_table(names: Sequence[str], a: Array, b: Array, *, seed: int = 0) ->
     drawn = weights @ (a - b)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0) if n >= MIN_SCENARIOS else np.full((2, a.shape[1]), np.nan)
     return pd.DataFrame({
-        "component": list(names), "a": a.mean(0), "b": b.mean(0), "difference": (a - b).mean(0), "low": low, "high": high, "n": n,
-        "unit": "residual",
+        "component": list(names), "a": a.mean(0), "b": b.mean(0), "difference": (a - b).mean(0), "low": low, "high": high,
+        "n": n, "unit": "residual",
     })  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """The reverse: add the direction, or drive the circuit as hard, and see what the six emotions and the language do.
 
-A dose is a share of the stream's own norm at the state: ``h' = h + dose · mean ‖h‖ · v_e`` (Sofroniew et al. 2026 steer in these
-units). The circuit is amplified by the same norm: its components write ``1 + factor`` times what they add to their replacement
-values, with the factor at which that is ``dose · mean ‖h‖`` of further writing at the state. Random unit vectors of the same
-dose are the null.
+A dose is a share of the stream's own norm at the state: ``h' = h + dose · mean ‖h‖ · v_e`` (Sofroniew et al. 2026 steer in
+these units). The circuit is amplified by the same norm: its components write ``1 + factor`` times what they add to their
+replacement values, with the factor at which that is ``dose · mean ‖h‖`` of further writing at the state. Random unit vectors
+of the same dose are the null.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from circuits.circuit.cost import Neutral
 from circuits.circuit.estimates import Estimate, estimate
 from circuits.circuit.evaluation import Bench
-from circuits.compare.steered import Job, amplified, by_scenario, require_of, scenarios_of, steered
+from circuits.compare.steered import Job, amplified, by_scenario, require_of, steered
 from circuits.directions.vectors import Directions
 from circuits.effects.own import OwnTexts
 from circuits.errors import MeasurementError, SettingsError
@@ -50,8 +50,8 @@ class Doses:
     - ``selectivity``: change of the added emotion's minus the largest change of another's [logits];
     - ``perplexity``: on neutral texts, as a multiple of the clean model's.
 
-    ``factor`` is what the circuit is amplified by, NaN in other rows. Intervals: 95%, scenarios (or neutral texts) resampled; of
-    random directions the 2.5th and 97.5th percentile over directions.
+    ``factor`` is what the circuit is amplified by, NaN in other rows. Intervals: 95%, scenarios (or neutral texts) resampled;
+    of random directions the 2.5th and 97.5th percentile over directions.
     """
 
     table: pd.DataFrame
@@ -142,7 +142,7 @@ def _changes(
 
 
 def _chosen(found: Mapping[Emotion, Array], e: Emotion, texts: str) -> Array:
-    """``[vector, dose, scenario, emotion]``: the emotion's own texts, or the mean over the others' where scenarios are shared."""
+    """``[vector, dose, scenario, emotion]``: own texts, or the mean over the others' where scenarios are shared."""
     if texts == "own":
         return found[e] if e in found else np.zeros((*next(iter(found.values())).shape[:2], 0, len(EMOTIONS)))
     others = [values for f, values in found.items() if f is not e]

@@ -1,8 +1,8 @@
 """Do circuit and direction have the same effect? Ablate either, both, and random ones (SCIENCE section 7.3).
 
 All effects are losses of the emotion's own logit difference [logits] on its own held-out texts, one number a text:
-a = circuit ablated, b = direction taken out, c = both. ``a + b - c`` is what the two ablations have in common: all of a when the
-circuit acts through the direction alone (the mediated share is then 1), nothing when they are two separate things. The
+a = circuit ablated, b = direction taken out, c = both. ``a + b - c`` is what the two ablations have in common: all of a when
+the circuit acts through the direction alone (the mediated share is then 1), nothing when they are two separate things. The
 direction is taken out at one state, or at every state from one on, each state its own vector.
 
 Two readings of "taken out" are measured. ``projected``: the stream's projection becomes nothing (Arditi et al. 2024), which
@@ -47,8 +47,8 @@ _TINY = 1e-9
 class SameEffect:
     """Effects of circuit and direction side by side.
 
-    ``table`` has one row per emotion, reading (``out``: ``projected`` or ``levelled``), state, ``onward`` (from the state on, or
-    there alone) and ``what``:
+    ``table`` has one row per emotion, reading (``out``: ``projected`` or ``levelled``), state, ``onward`` (from the state on,
+    or there alone) and ``what``:
 
     - ``circuit``: a; the same wherever the direction is taken out.
     - ``direction``: b. ``both``: c. ``mediated``: a + b - c.
@@ -134,7 +134,7 @@ def same_effect(
                 jobs += [Job.projecting(directions, e, touched, along=u) for u in along]
                 found = sizes.lost(bench, jobs, toward=out == "levelled")
                 base = {"emotion": str(e), "out": out, "state": state.name, "onward": further, "n": sizes.n}
-                rows.extend({**base, **row} for row in sizes.rows(*found[:2], found[2:]))
+                rows.extend({**base, **row} for row in sizes.rows(found[0], found[1], found[2:]))
     return SameEffect(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
@@ -160,7 +160,8 @@ class _Sizes:
         return len(np.unique(self.scenarios))
 
     def lost(self, bench: Bench, jobs: Sequence[Job], *, toward: bool) -> Array:
-        return self.whole - steered(bench, jobs, toward=toward)[..., self.column]
+        result: Array = self.whole - steered(bench, jobs, toward=toward)[..., self.column]
+        return result
 
     def rows(self, direction: Array, both: Array, random: Array) -> list[dict[str, object]]:
         common = self.circuit + direction - both
@@ -199,7 +200,8 @@ class _Sizes:
     def _summed(self, values: Array) -> dict[str, float]:
         both = self._means(np.stack([values, self.circuit]))
         value = estimate(both[0])
-        share = Estimate(*[float("nan")] * 3, self.n)
+        nothing = float("nan")
+        share = Estimate(nothing, nothing, nothing, self.n)
         if self._clear:
             share = estimate(both, lambda means: means[:, 0] / means[:, 1])
         return {

@@ -5,44 +5,37 @@
 2. Scenarios of ``test`` are matched on their projection, so that no difference is one of strength.
 3. Each context's circuit is found on its own ``select`` split. Nodes are in A's circuit only, in B's only, or shared;
    *writers* lie before the state, *readers* behind it.
-4. Cross-ablation on ``test``: each of these sets is ablated in both contexts. Losses are shares of ``m(M) - m(∅)`` of the context.
-   The *interaction* of writers is ``½ [(A-only in A - A-only in B) + (B-only in B - B-only in A)]``: 1 where each context has
-   writers of its own that it cannot do without, 0 where it has none; likewise of readers.
+4. Cross-ablation on ``test``: each of these sets is ablated in both contexts. Losses are shares of the context's
+   ``m(M) - m(∅)``. The *interaction* of writers is ``½ [(A-only in A - A-only in B) + (B-only in B - B-only in A)]``: 1 where
+   each context has writers of its own that it cannot do without, 0 where it has none; likewise of readers.
 
 The verdict follows from intervals alone. Directions are *the same* where the interval of their cosine lies above
-:data:`SAME`, *different* where it lies below :data:`DIFFERENT`. Writers (readers) *differ* where the interval of their interaction
-lies above ``smallest``; they are *the same* where it lies below, and ablating all of them costs both contexts at
+:data:`SAME`, *different* where it lies below :data:`DIFFERENT`. Writers (readers) *differ* where the interval of their
+interaction lies above ``smallest``; they are *the same* where it lies below, and ablating all of them costs both contexts at
 least half. Whatever else is not decidable with this data, and the result says why and what would decide it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from circuits.circuit.discovery import Case
-from circuits.circuit.edges import exact_edges
-from circuits.circuit.estimates import DRAWS, Estimate
-from circuits.circuit.evaluation import Bench
-from circuits.circuit.methods import method
-from circuits.compare.contexts import Deviations, Matching, cosine, exists, matched, profile_table, profiles_apart
-from circuits.compare.writers import contributions
-from circuits.effects.ablation import require_complete
-from circuits.effects.batch import Plan
-from circuits.effects.kinds import Ablation, Positions
+from circuits.circuit.estimates import Estimate
+from circuits.compare.contexts import Deviations, Matching, cosine, exists, matched
+from circuits.compare.crossing import Crossing, Side
 from circuits.effects.statistics import MIN_SCENARIOS
-from circuits.errors import MeasurementError, PromptError, SettingsError
+from circuits.errors import MeasurementError, SettingsError
 from circuits.model.anatomy import Model
 from circuits.model.reading import capture
 from circuits.model.sites import Component, State
 from circuits.prompts.datasets import Prompts, Split
-from circuits.prompts.emotions import EMOTIONS, Emotion, emotion
+from circuits.prompts.emotions import Emotion, emotion
 from circuits.settings import Settings
 
 __all__ = ["DIFFERENT", "SAME", "Mechanisms", "Verdict", "several_mechanisms"]
@@ -58,9 +51,6 @@ _SURE = 0.01
 
 _ENOUGH = 0.5
 """Share of the metric that all writers (readers) together must carry to be called the same."""
-
-_POWER = 2.8
-"""Standard errors between nothing and what is found in 80% of samples by a two-sided test at 5%: 1.96 + 0.84."""
 
 
 class Verdict(StrEnum):
@@ -83,8 +73,8 @@ class Mechanisms:
         cosine: of the two contexts' directions there, corrected for noise.
         matching: of the ``test`` scenarios.
         circuits: each context's circuit, found on its ``select`` split.
-        cross: losses as shares of the context's ``m(M) - m(∅)``; columns ``role`` (writers, readers), ``nodes`` (a_only, b_only,
-            shared, all), ``size``, ``context``, ``value``, ``low``, ``high``, ``n``.
+        cross: losses as shares of the context's ``m(M) - m(∅)``; columns ``role`` (writers, readers), ``nodes`` (a_only,
+            b_only, shared, all), ``size``, ``context``, ``value``, ``low``, ``high``, ``n``.
         interaction: of writers and of readers.
         power: the smallest interaction (share of ``m(M) - m(∅)``) this data finds in 80% of cases, by role.
         profile: contributions of every writer to the direction in both contexts [residual units].
@@ -137,12 +127,12 @@ def several_mechanisms(
         prompts_a, prompts_b: complete scenarios of all six emotions, each with the splits ``fit``, ``select`` and ``test``.
         state: where directions are compared; without it the first at which both contexts have one.
         settings: ablation, method, target and the like; defaults as for :func:`circuits.discover`.
-        smallest: interaction, as a share of ``m(M) - m(∅)``, up to which two contexts count as having the same writers (readers).
+        smallest: interaction, as a share of ``m(M) - m(∅)``, up to which writers (readers) count as the same.
 
     Raises:
         PromptError: a set lacks the emotion or a split.
-        MeasurementError: a scenario lacks an emotion, fewer than five scenarios in ``fit`` or ``test``, or the projections cannot
-            be matched.
+        MeasurementError: a scenario lacks an emotion, fewer than five scenarios in ``fit`` or ``test``, or the projections
+            cannot be matched.
         SettingsError: ``smallest`` is not between 0 and 1.
     """
     e = emotion(str(emotion_name))
@@ -150,7 +140,7 @@ def several_mechanisms(
     if not 0 < smallest < 1:
         raise SettingsError(f"smallest is {smallest}; expected a share between 0 and 1, such as 0.25")
     watch = watch or (lambda what, done, total: None)
-    sides = [_Side.of(name, model, prompts, e, settings) for name, prompts in (("A", prompts_a), ("B", prompts_b))]
+    sides = [Side.of(name, model, prompts, e, settings) for name, prompts in (("A", prompts_a), ("B", prompts_b))]
     watch("directions", 0, 4)
     fitted = [Deviations.of(capture(model, side.part(Split.FIT)), e) for side in sides]
     there = np.maximum(*(exists(some) for some in fitted))
@@ -187,7 +177,7 @@ def several_mechanisms(
         return Mechanisms(e, Verdict.NOT_DECIDABLE, f"{error}", **base)  # type: ignore[arg-type]
     watch("cross-ablation", 3, 4)
     rows = [[pair[number] for pair in matching.pairs] for number in range(2)]
-    crossing = _Crossing(sides, rows, circuits, state)
+    crossing = Crossing(sides, rows, circuits, state)
     try:
         cross, interaction, power = crossing.measured()
     except MeasurementError as error:
@@ -210,148 +200,6 @@ def several_mechanisms(
         apart,
         crossing.edges(),
     )
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One set of contexts."""
-
-    name: str
-    model: Model
-    prompts: Prompts
-    e: Emotion
-    settings: Settings
-    bench: Bench
-
-    @classmethod
-    def of(cls, name: str, model: Model, prompts: Prompts, e: Emotion, settings: Settings) -> _Side:
-        if not (prompts.emotions == e.column).any():
-            found = ", ".join(str(f) for f in EMOTIONS if (prompts.emotions == f.column).any())
-            raise PromptError(f"context {name} ({prompts.name!r}) has no text of {e}; it has {found}")
-        require_complete(prompts)
-        for split in Split:
-            prompts.split(split)
-        plan = Plan.of(model, prompts.split(Split.TEST), Ablation(settings.ablation))
-        return cls(name, model, prompts, e, settings, Bench.every(plan, Positions(settings.positions))[e])
-
-    def part(self, split: Split) -> Prompts:
-        return self.prompts.split(split)
-
-    def circuit(self) -> tuple[Component, ...]:
-        """Found on ``select``.
-
-        Raises:
-            MeasurementError: there is none.
-        """
-        s = self.settings
-        plan = Plan.of(self.model, self.part(Split.SELECT), Ablation(s.ablation))
-        case = Case.every(plan, Positions(s.positions))[self.e]
-        found = method(s.method, patience=s.patience)(case, target=s.target, alpha=s.alpha, seed=s.seed)
-        if not found.chosen:
-            raise MeasurementError(f"{self.e} has no circuit in context {self.name}: {found.undefined}")
-        return found.chosen
-
-
-class _Loss(NamedTuple):
-    """What ablating some nodes costs both contexts, by matched scenario, as shares."""
-
-    a: Array
-    b: Array
-
-
-@dataclass
-class _Crossing:
-    sides: list[_Side]
-    rows: list[list[int]]
-    circuits: dict[str, tuple[Component, ...]]
-    state: State
-
-    def nodes(self, role: str) -> dict[str, Set]:
-        """Writers or readers by whose they are."""
-        a, b = (self._of(self.circuits[side.name], role) for side in self.sides)
-        return {"a_only": a - b, "b_only": b - a, "shared": a & b, "all": a | b}
-
-    def _of(self, some: Collection[Component], role: str) -> Set:
-        writes = role == "writers"
-        return frozenset(c for c in some if (State(c.layer, c.half).depth <= self.state.depth) == writes)
-
-    def measured(self) -> tuple[pd.DataFrame, dict[str, Estimate], dict[str, float]]:
-        table: list[dict[str, Any]] = []
-        interaction, power = {}, {}
-        for role in ("writers", "readers"):
-            sets = self.nodes(role)
-            losses = {name: self._loss(some) for name, some in sets.items()}
-            for name, loss in losses.items():
-                for context, values in (("A", loss.a), ("B", loss.b)):
-                    one = _one(values)
-                    table.append(
-                        {"role": role, "nodes": name, "size": len(sets[name]), "context": context, **one.as_dict()}
-                    )
-            if sets["all"]:
-                own, foreign = losses["a_only"], losses["b_only"]
-                interaction[role] = _two((own.a - foreign.a) / 2, (foreign.b - own.b) / 2)
-                # Where both found the same nodes, what could have been seen is a difference in what these do.
-                spread = (
-                    interaction[role] if sets["a_only"] or sets["b_only"] else _two(losses["all"].a, -losses["all"].b)
-                )
-                power[role] = _POWER * (spread.high - spread.low) / (2 * 1.96)
-        return pd.DataFrame(table), interaction, power
-
-    def _loss(self, some: Set) -> _Loss:
-        found = []
-        for side, rows in zip(self.sides, self.rows, strict=True):
-            bench = side.bench
-            bench.ratio(bench.empty)  # an error names both values where there is nothing to take shares of
-            gap = float((bench.whole - bench.empty)[rows].mean())
-            if not some:
-                found.append(np.zeros(len(rows)))
-                continue
-            everything = frozenset((*bench.model.heads, *bench.model.neurons))
-            found.append((bench.whole - bench.metric(everything - some))[rows] / gap)
-        return _Loss(*found)
-
-    def profile(self, model: Model, vector: Array) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """Contributions of the writers to the direction, by matched scenario."""
-        writers = sorted(self.nodes("writers")["all"])
-        both = []
-        for side, rows in zip(self.sides, self.rows, strict=True):
-            test = side.part(Split.TEST)
-            values, scenarios = contributions(model, test, vector, side.e, writers)
-            _, place = np.unique(scenarios, return_inverse=True)
-            total = np.zeros((place.max() + 1, len(writers)))
-            np.add.at(total, place, values)
-            both.append((total / np.bincount(place)[:, None])[rows])
-        return profile_table([c.name for c in writers], *both), profiles_apart(*both)
-
-    def edges(self) -> pd.DataFrame:
-        """Exact weights of the edges out of shared writers, in both contexts."""
-        shared, readers = self.nodes("writers")["shared"], self.nodes("readers")["all"]
-        columns = ["source", "target", "context", "weight", "low", "high", "unit"]
-        if not shared or not readers:
-            return pd.DataFrame(columns=columns)
-        rows = [
-            {"source": edge.source, "target": edge.target, "context": side.name, "weight": edge.weight, "low": edge.low,
-             "high": edge.high, "unit": "logits"}
-            for side in self.sides
-            for edge in exact_edges(side.bench, tuple(sorted(shared | readers)))
-            if edge.source in {c.name for c in shared} and edge.target not in {c.name for c in shared}
-        ]  # fmt: skip
-        return pd.DataFrame(rows, columns=columns)
-
-
-def _one(values: Array) -> Estimate:
-    return _two(values, np.zeros(1))
-
-
-def _two(a: Array, b: Array) -> Estimate:
-    """Sum of two means, each set of scenarios resampled by itself."""
-    rng = np.random.default_rng(0)
-    drawn = np.zeros(DRAWS)
-    for some in (a, b):
-        n = len(some)
-        drawn += rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) @ some / n
-    low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975]))
-    return Estimate(float(a.mean() + b.mean()), low, high, len(a))
 
 
 def _verdict(
@@ -406,8 +254,8 @@ def _role(
     if not able:
         needed = int(np.ceil(n * (power[role] / smallest) ** 2))
         return None, (
-            f"{role} cannot be told: {text}; {n} matched scenarios find an interaction of {power[role]:.2f} at the smallest, about "
-            f"{needed} would find {smallest}"
+            f"{role} cannot be told: {text}; {n} matched scenarios find an interaction of {power[role]:.2f} at the smallest, "
+            f"about {needed} would find {smallest}"
         )
     if least <= _ENOUGH:
         return None, f"{role} cannot be told: {text}, but without them a context may lose no more than {least:.0%}"

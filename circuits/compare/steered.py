@@ -87,7 +87,8 @@ def steered(bench: Bench, jobs: Sequence[Job], *, toward: bool = False) -> Float
         edits = None
         if edited:
             reference = piece.states if toward else None
-            edits = Edits(*(t.to(model.device) for t in stacked), reference, piece.where)
+            read, write, add = (t.to(model.device) for t in stacked)
+            edits = Edits(read, write, add, reference, piece.where)
         found.append(metric_keeping(resume, bench.readout, piece.replaced, subsets, edits).double().cpu().numpy())
     return _finite(np.concatenate(found, 1), bench.emotion)
 

@@ -40,7 +40,7 @@ class OwnTexts:
         where: 1 where an ablation applies, ``[prompt, pos]``.
         z, post: replacement values by layer, ``[prompt, pos, head, d_head]`` and ``[prompt, pos, neuron]``.
         embed: replacement of the embedding, ``[prompt, pos, d_model]``.
-        states: the stream of replacements at both positions of every layer, ``[prompt, pos, d_model]`` each; None unless asked for.
+        states: the stream of replacements at both positions of every layer, ``[prompt, pos, d_model]``; None unless asked for.
     """
 
     rows: NDArray[np.int64]
