@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
 from circuits.circuit.estimates import DRAWS, Estimate
 from circuits.directions.estimators import group_means
-from circuits.effects.statistics import MIN_SCENARIOS, sign_flip
+from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.errors import MeasurementError
 from circuits.model.reading import Readings
 from circuits.prompts.emotions import Emotion
@@ -29,13 +30,28 @@ __all__ = ["Deviations", "Matching", "cosine", "exists", "matched", "profile_tab
 
 Array = NDArray[np.float64]
 
+_PERMUTATIONS = 1000
+
 
 @dataclass(frozen=True)
 class Deviations:
-    """An emotion's deviation from its scenario's mean, by scenario: ``values`` [scenario, state, d_model] and their names."""
+    """Deviations of every emotion from its scenario's mean, and which emotion is meant.
+
+    Attributes:
+        names: the scenarios.
+        every: ``[scenario, emotion, state, d_model]``.
+        column: of the emotion.
+    """
 
     names: tuple[str, ...]
-    values: Float[np.ndarray, "scenario state d_model"]
+    every: Float[np.ndarray, "scenario emotion state d_model"]
+    column: int
+
+    @property
+    def values(self) -> Float[np.ndarray, "scenario state d_model"]:
+        """The emotion's own."""
+        result: Array = self.every[:, self.column]
+        return result
 
     @classmethod
     def of(cls, readings: Readings, e: Emotion) -> Deviations:
@@ -52,12 +68,12 @@ class Deviations:
             group for number, group in enumerate(order)
             if len(set(prompts.emotions[np.asarray(prompts.groups) == number].tolist())) == means.shape[1]
         ]  # fmt: skip
-        apart = means[:, e.column] - means.mean(1)
+        apart = means - means.mean(1, keepdims=True)
         names = list(dict.fromkeys(scenario for scenario, _ in complete))
         place = np.array([names.index(scenario) for scenario, _ in complete])
         total = np.zeros((len(names), *apart.shape[1:]))
         np.add.at(total, place, apart)
-        return cls(tuple(names), total / np.bincount(place)[:, None, None])
+        return cls(tuple(names), total / np.bincount(place)[:, None, None, None], e.column)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,28 +88,38 @@ class Deviations:
 def exists(some: Deviations, *, seed: int = 0) -> Float[np.ndarray, " state"]:
     """p of "this emotion has no direction here", by state, for all states at once.
 
-    Every scenario's deviation is projected on the mean of the *other* scenarios' (leave one out), which is symmetric about zero
-    where there is nothing but noise; sign flips with the largest of all states as statistic.
+    The statistic is the mean inner product of the emotion's deviations in two different scenarios; the null picks the text of
+    a random emotion in every scenario instead, and keeps the largest of all states in units of their spread.
+
+    Raises:
+        MeasurementError: fewer than five scenarios.
     """
     n = len(some)
     if n < MIN_SCENARIOS:
         raise MeasurementError(
             f"{n} scenarios to estimate a direction from; expected at least {MIN_SCENARIOS} in the split 'fit'"
         )
-    others = (some.values.sum(0) - some.values) / (n - 1)
-    projected = (some.values * others).sum(-1)
-    scale = np.abs(some.values).max()
-    p = sign_flip(
-        projected, seed=seed, max_statistic=True, resolution=float((1e-6 * scale) ** 2) * some.values.shape[-1]
-    )
-    return np.where(projected.mean(0) > 0, p, 1.0)
+    picks = np.random.default_rng(seed).integers(0, some.every.shape[1], (_PERMUTATIONS, n))
+    picks[0] = some.column  # the first row is what was found
+    found = np.empty((_PERMUTATIONS, some.every.shape[2]))
+    for state in range(found.shape[1]):
+        drawn = some.every[np.arange(n), picks, state]
+        found[:, state] = (drawn.sum(1) ** 2).sum(-1) - (drawn**2).sum((1, 2))
+    scale = np.abs(some.every).max()
+    spread = found[1:].std(0)
+    # What all picks have alike is rounding, and no state to find something at.
+    alive = spread > (1e-6 * scale * n) ** 2
+    standard = np.divide(found, spread, out=np.full_like(found, -np.inf), where=alive)
+    reached = standard[1:].max(1)[:, None] >= standard[0] * (1 - 1e-12)
+    return np.where(alive & (found[0] > 0), (1 + reached.sum(0)) / _PERMUTATIONS, 1.0)
 
 
-def cosine(a: Deviations, b: Deviations, state: int, *, seed: int = 0) -> Estimate:
+def cosine(a: Deviations, b: Deviations, state: int) -> Estimate:
     """Cosine of two contexts' directions at a state, corrected for noise, with a 95% interval over scenarios.
 
     ``⟨A, B⟩ / √(⟨A, A⟩ ⟨B, B⟩)`` with every product over pairs of different scenarios. Scenarios of the same name in both are
-    resampled together. Noise can carry it beyond 1; it is NaN where a direction is not longer than its noise.
+    left out together (jackknife, Student's t). Noise can carry it beyond 1; it is NaN where a direction is not longer than its
+    noise.
     """
     x, y = a.values[:, state], b.values[:, state]
     names = sorted({*a.names, *b.names})
@@ -111,15 +137,15 @@ def cosine(a: Deviations, b: Deviations, state: int, *, seed: int = 0) -> Estima
         return result
 
     n = min(len(a), len(b))
-    value = float(of(np.ones((1, len(names))))[0])
+    every = np.ones((1, len(names)))
+    value = float(of(every)[0])
     if n < MIN_SCENARIOS or np.isnan(value):
         return Estimate(value, float("nan"), float("nan"), n)
-    rng = np.random.default_rng(seed)
-    drawn = of(rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS).astype(np.float64))
-    if np.isnan(drawn).mean() > 0.025:
-        return Estimate(value, float("nan"), float("nan"), n)
-    low, high = (float(q) for q in np.nanquantile(drawn, [0.025, 0.975]))
-    return Estimate(value, low, high, n)
+    # Products of pairs that are mostly noise are degenerate: a bootstrap is too narrow for them, a jackknife is not.
+    without = of(every - np.eye(len(names)))
+    error = float(np.sqrt((len(names) - 1) * np.mean((without - without.mean()) ** 2)))
+    width = float(stats.t.ppf(0.975, n - 1)) * error
+    return Estimate(value, value - width, value + width, n)
 
 
 def _pairs(gram: Array, first: Array, second: Array, same: NDArray[np.bool_]) -> Array:
@@ -230,12 +256,9 @@ def profiles_apart(
     apart = a - b
     signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(999, n))
 
-    def distance(difference: Array) -> Array:
-        result: Array = np.abs(difference).sum(-1) / size if size > 0 else np.full(difference.shape[:-1], np.nan)
-        return result
-
-    found = float(distance(apart.mean(0)))
-    null = distance(signs @ apart / n)
+    # The first row is what was found, the others what swapping gives.
+    summed = np.abs(np.concatenate([apart.mean(0)[None], signs @ apart / n])).sum(1)
+    found, *null = summed / size if size > 0 else np.full(len(summed), np.nan)
     rows = np.concatenate([a, b])
     if len(np.unique(rows.round(12), axis=0)) < 2:
         rand, p_rand = 0.0, 1.0
@@ -250,6 +273,6 @@ def profiles_apart(
             swapped.append(adjusted_rand_score(np.concatenate([flip, ~flip]), labels))
         p_rand = float((1 + (np.array(swapped) >= rand - 1e-9).sum()) / (1 + len(swapped)))
     return {
-        "nodes": int(a.shape[1]), "n": n, "distance": found, "distance_null": float(null.mean()),
-        "distance_p": float((1 + (null >= found - 1e-12).sum()) / (1 + len(null))), "rand": rand, "rand_p": p_rand,
+        "nodes": int(a.shape[1]), "n": n, "distance": float(found), "distance_null": float(np.mean(null)),
+        "distance_p": float((1 + (np.array(null) >= found - 1e-12).sum()) / (1 + len(null))), "rand": rand, "rand_p": p_rand,
     }  # fmt: skip

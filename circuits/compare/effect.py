@@ -52,7 +52,8 @@ class SameEffect:
 
     - ``circuit``: a; the same wherever the direction is taken out.
     - ``direction``: b. ``both``: c. ``mediated``: a + b - c.
-    - ``random direction``: as much taken out along random unit vectors; mean over draws, 2.5th and 97.5th percentile.
+    - ``random direction``: as much taken out along random unit vectors orthogonal to the directions; mean over draws, 2.5th and
+      97.5th percentile.
     - ``random circuits``: matched random circuits ablated; the same.
     - ``correlation``: of a and b over texts, no unit.
 
@@ -120,6 +121,8 @@ def same_effect(
         raise MeasurementError(f"{e} has a direction at none of {', '.join(map(str, wanted))}; use a later state")
     rng = np.random.default_rng(seed)
     along = rng.standard_normal((count, bench.model.d_model))
+    basis = np.linalg.qr(np.stack([directions.at(s, e) for s in there], 1))[0]
+    along -= along @ basis @ basis.T
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     sizes = _Sizes.of(bench, circuit, random)
     rows: list[dict[str, object]] = []

@@ -51,13 +51,20 @@ class Job:
     ) -> Job:
         """Take the emotion's direction out at these states, each its own; where it is undefined nothing happens.
 
-        ``along`` [d_model]: take out as much along this unit vector instead.
+        ``along`` [d_model]: take out as much along this unit vector instead, which should be orthogonal to the directions. At
+        later states only what was written meanwhile is taken out, as it is of a direction that is gone.
         """
         read = np.zeros(directions.vectors.shape[1:])
         for state in states:
             if directions.defined(state, e):
                 read[directions.states.index(state)] = directions.at(state, e)
-        write = read if along is None else (np.linalg.norm(read, axis=1, keepdims=True) > 0) * along
+        if along is None:
+            return cls(frozenset(ablated), read, read)
+        touched = np.flatnonzero(np.linalg.norm(read, axis=1))
+        write = np.zeros_like(read)
+        write[touched] = along
+        # With v + u looked for and taken out along u, the projection on u becomes minus that on v, however often it is done.
+        read[touched[1:]] += along
         return cls(frozenset(ablated), read, write)
 
 

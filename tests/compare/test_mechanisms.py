@@ -1,0 +1,237 @@
+"""One direction, one circuit? Every verdict on the planted kind it is made for, and none where there is nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuits.compare.contexts import Deviations, cosine, exists, matched, profiles_apart
+from circuits.compare.mechanisms import Verdict, several_mechanisms
+from circuits.errors import MeasurementError, PromptError, SettingsError
+from circuits.model.planted import planted
+from circuits.model.reading import capture
+from circuits.model.sites import State, parse
+from circuits.prompts.emotions import EMOTIONS
+
+E = EMOTIONS[0]
+
+
+def contexts(kind: str, seed: int = 0, scenarios: int = 144):
+    """The planted contexts, or a random half of the scenarios each."""
+    made = planted(
+        kind, seed=seed, scenarios=scenarios if kind in ("composite", "forked", "two_directions") else 2 * scenarios
+    )
+    prompts = made.prompts
+    if len(made.by_context) > 1:
+        valence = np.array([row.valence for row in prompts.rows])
+        return made, *(prompts.where(valence == name) for name in made.by_context)
+    half = np.random.default_rng(seed).permutation(prompts.n_scenarios) < prompts.n_scenarios // 2
+    return made, prompts.where(half[prompts.scenarios]), prompts.where(~half[prompts.scenarios])
+
+
+TRUE = {
+    "composite": Verdict.DIFFERENT_CIRCUITS, "forked": Verdict.DIFFERENT_READERS,
+    "two_directions": Verdict.DIFFERENT_DIRECTIONS, "chain": Verdict.SAME_CIRCUIT, "null": Verdict.NOT_DECIDABLE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(TRUE))
+def test_the_verdict_is_the_planted_truth(kind: str) -> None:
+    made, a, b = contexts(kind)
+    found = several_mechanisms(made.model, a, b, E)
+    assert found.verdict is TRUE[kind], found.reason
+    if kind == "null":
+        assert "no direction in both contexts" in found.reason
+        return
+    names = list(made.by_context)
+    for name, context in zip(found.circuits, (names[0], names[-1]), strict=True):
+        assert {c.name for c in found.circuits[name]} == made.by_context[context][E].nodes
+    assert found.cosine is not None
+    writers, readers = found.interaction["writers"], found.interaction["readers"]
+    if kind == "composite":
+        assert writers.low > 0.8
+        assert found.apart["distance"] == pytest.approx(2, abs=0.1)
+        assert found.apart["rand"] == pytest.approx(1, abs=0.1)
+        assert found.apart["rand_p"] < 0.05
+        assert found.edges.empty
+    if kind == "forked":
+        assert (writers.value, readers.low > 0.7) == (0, True)
+        assert found.apart["distance"] < 0.1
+        head = next(c.name for c in found.circuits["A"] if c.kind == "head")
+        weights = found.edges[found.edges["source"] == head].pivot(index="target", columns="context", values="weight")
+        for own, context in (("A", names[0]), ("B", names[1])):
+            other = "B" if own == "A" else "A"
+            reader = next(n for n in made.by_context[context][E].nodes if parse(n).kind == "neuron")
+            assert weights.loc[reader, own] > 3
+            assert abs(weights.loc[reader, other]) < 1e-3
+    if kind == "chain":
+        assert writers.value == readers.value == 0
+        assert found.power["writers"] < 0.25
+        assert found.apart["rand_p"] > 0.05
+    if kind == "two_directions":
+        assert found.cosine.high < 0.3
+        assert found.as_dict()["verdict"] == "different directions"
+
+
+def test_few_scenarios_give_no_verdict_and_say_what_would() -> None:
+    made, a, b = contexts("forked", seed=0, scenarios=36)
+    found = several_mechanisms(made.model, a, b, E)
+    assert found.verdict is Verdict.NOT_DECIDABLE
+    assert "more scenarios" in found.reason
+
+
+def test_at_a_state_before_the_direction_there_is_none() -> None:
+    made, a, b = contexts("chain", seed=0, scenarios=60)
+    head = next(parse(n) for n in made.by_emotion[E].nodes if parse(n).kind == "head")
+    if State(head.layer, head.half).depth == 0:
+        pytest.skip("the head of this seed lies in the first half-layer")
+    found = several_mechanisms(made.model, a, b, E, state=made.model.states[0])
+    assert found.verdict is Verdict.NOT_DECIDABLE
+    assert found.state == made.model.states[0]
+
+
+def test_bad_contexts_are_refused() -> None:
+    made, a, b = contexts("chain", seed=0, scenarios=30)
+    without = b.where(b.emotions != E.column)
+    with pytest.raises(PromptError, match="no text of anger"):
+        several_mechanisms(made.model, a, without, E)
+    with pytest.raises(MeasurementError, match="lacks anger"):
+        several_mechanisms(made.model, a, without, EMOTIONS[1])
+    with pytest.raises(SettingsError, match="smallest is 0"):
+        several_mechanisms(made.model, a, b, E, smallest=0.0)
+    few = np.isin(b.scenarios, np.unique(b.scenarios[[row.split == "test" for row in b.rows]])[3:])
+    few |= np.array([row.split != "test" for row in b.rows])
+    small = [i for i, row in enumerate(b.rows) if row.split == "test"]
+    keep = np.ones(len(b), dtype=bool)
+    keep[small] = np.isin(b.scenarios[small], np.unique(b.scenarios[small])[:3])
+    with pytest.raises(MeasurementError, match="3 scenarios in 'test'"):
+        several_mechanisms(made.model, a, b.where(keep), E)
+    keep = np.ones(len(b), dtype=bool)
+    fit = [i for i, row in enumerate(b.rows) if row.split == "fit"]
+    keep[fit] = np.isin(b.scenarios[fit], np.unique(b.scenarios[fit])[:4])
+    with pytest.raises(MeasurementError, match="4 scenarios to estimate"):
+        several_mechanisms(made.model, a, b.where(keep), E)
+
+
+# -- matching ---------------------------------------------------------------------------------------------------------
+
+
+def test_matching_pairs_what_is_alike_and_refuses_what_is_not() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.normal(1, 0.3, 40)
+    found = matched(a, rng.permutation(a))
+    assert len(found) == 40
+    assert found.after == pytest.approx(0, abs=1e-9)
+    shifted = matched(a, rng.normal(1.2, 0.3, 60))
+    assert abs(shifted.after) <= 0.25 < abs(shifted.before)
+    with pytest.raises(MeasurementError, match=r"cannot be matched: mean projections are 0\.\d+ and 4"):
+        matched(a, np.full(40, 5.0) + rng.normal(0, 0.3, 40))
+    with pytest.raises(MeasurementError, match="cannot be matched"):
+        matched(a[:4], a[:4])
+
+
+@given(st.lists(st.floats(-2, 2), min_size=5, max_size=12), st.lists(st.floats(-2, 2), min_size=5, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_a_pair_is_never_further_apart_than_the_caliper(first: list[float], second: list[float]) -> None:
+    a, b = np.array(first), np.array(second)
+    try:
+        found = matched(a, b)
+    except MeasurementError:
+        return
+    assert all(abs(a[i] - b[j]) <= found.caliper + 1e-12 for i, j in found.pairs)
+    assert len({i for i, _ in found.pairs}) == len({j for _, j in found.pairs}) == len(found)
+
+
+# -- directions -------------------------------------------------------------------------------------------------------
+
+
+def deviations(n: int, angle: float, noise: float, *, seed: int, prefix: str, d: int = 40) -> Deviations:
+    rng = np.random.default_rng(seed)
+    v = np.zeros(d)
+    v[:2] = np.cos(angle), np.sin(angle)
+    values = v + noise * rng.standard_normal((n, d))
+    return of_values(values[:, None], prefix)
+
+
+def of_values(values: np.ndarray, prefix: str = "", seed: int = 9) -> Deviations:
+    """Deviations [scenario, state, d] of one emotion, the other five such that all six sum to nothing."""
+    others = np.random.default_rng(seed).standard_normal((len(values), 5, *values.shape[1:])) * values.std()
+    others -= others.mean(1, keepdims=True) + values[:, None] / 5
+    return Deviations(
+        tuple(f"{prefix}{i}" for i in range(len(values))), np.concatenate([values[:, None], others], 1), E.column
+    )
+
+
+@pytest.mark.parametrize("angle", [0.0, np.pi / 3, np.pi / 2])
+def test_noise_does_not_turn_the_cosine(angle: float) -> None:
+    """With a plain cosine of means 20 scenarios of this noise would show about half of it."""
+    found, covered = [], 0
+    for seed in range(60):
+        a = deviations(20, 0, 0.6, seed=2 * seed, prefix="a")
+        b = deviations(20, angle, 0.6, seed=2 * seed + 1, prefix="b")
+        one = cosine(a, b, 0)
+        found.append(one.value)
+        covered += one.low <= np.cos(angle) <= one.high
+        plain = a.mean[0] @ b.mean[0] / np.linalg.norm(a.mean) / np.linalg.norm(b.mean)
+        assert angle or plain < one.value
+    assert np.mean(found) == pytest.approx(np.cos(angle), abs=0.06)
+    assert covered >= 51  # 95% nominal; a bootstrap of 20 is a little narrow
+
+
+def test_noise_that_scenarios_share_is_not_taken_for_likeness() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((30, 1, 40))
+    v, w = np.zeros((2, 40))
+    v[0], w[1] = 3, 3
+    a, b = of_values(v + shared), of_values(w + shared)
+    apart = cosine(a, b, 0)
+    assert apart.low < 0 < apart.high
+    relabelled = of_values(b.values, "other ")
+    assert cosine(a, relabelled, 0).value > apart.value + 0.1  # what pairing by name prevents
+
+
+def test_a_direction_exists_where_there_is_one_and_hardly_ever_elsewhere() -> None:
+    assert exists(deviations(20, 0, 0.3, seed=0, prefix="a"))[0] < 0.01
+    rng = np.random.default_rng(1)
+    false = 0
+    for _ in range(100):
+        six = rng.standard_normal((20, 6, 6, 30)) ** 3  # skewless, but heavy in its tails
+        nothing = Deviations(tuple(map(str, range(20))), six - six.mean(1, keepdims=True), E.column)
+        false += bool(exists(nothing).min() < 0.05)
+    assert false <= 10
+    assert exists(of_values(np.zeros((8, 2, 30)))).min() == 1
+
+
+def test_deviations_are_the_contrast_directions_parts() -> None:
+    made = planted("forked", seed=0)
+    readings = capture(made.model, made.prompts.split("fit"))
+    found = Deviations.of(readings, E)
+    values, groups = readings.values, readings.prompts.groups
+    by_hand = []
+    for name in found.names:
+        rows = [i for i, row in enumerate(readings.prompts.rows) if row.scenario == name]
+        apart = []
+        for group in {groups[i] for i in rows}:
+            own = [i for i in rows if groups[i] == group]
+            mine = next(i for i in own if readings.prompts.emotions[i] == E.column)
+            apart.append(values[mine] - values[own].mean(0))
+        by_hand.append(np.mean(apart, 0))
+    np.testing.assert_allclose(found.values, by_hand, atol=1e-9)
+
+
+# -- profiles ---------------------------------------------------------------------------------------------------------
+
+
+def test_profiles_of_one_mechanism_do_not_fall_apart() -> None:
+    rng = np.random.default_rng(0)
+    ps = [profiles_apart(*(rng.normal(1, 0.4, (2, 20, 5))), seed=i)["distance_p"] for i in range(40)]
+    assert 0.3 < np.mean(ps) < 0.7
+    assert np.mean(np.array(ps) < 0.05) <= 0.15
+    one, other = np.eye(2).repeat(20, axis=0).reshape(2, 20, 2) + 0.05 * rng.standard_normal((2, 20, 2))
+    apart = profiles_apart(one, other)
+    assert apart["distance"] == pytest.approx(2, abs=0.2)
+    assert apart["distance_p"] == pytest.approx(0.001)
+    assert apart["rand"] == 1
+    assert profiles_apart(np.zeros((5, 0)), np.zeros((5, 0))) == {"nodes": 0, "n": 5}
