@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup discover onset geometry overlap repair benchmark calibration truth families embedded-model test test-all test-quick drills lint clean
+.PHONY: help setup discover onset geometry overlap repair benchmark calibration truth verdicts families embedded-model test test-all test-quick drills lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ calibration: $(STAMP) ## do p-values and intervals keep what they promise? bench
 
 truth: $(STAMP) ## every method on planted models whose circuits are known: benchmarks/truth.md (about 40 minutes, resumable)
 	@$(BIN)/python experiments/truth.py $(ARGS)
+
+verdicts: $(STAMP) ## one direction, several mechanisms: are verdicts right on planted contexts? benchmarks/verdicts.md (about 10 minutes)
+	@$(BIN)/python experiments/verdicts.py $(ARGS)
 
 families: $(STAMP) ## laws and exact effects against naive hooks in every family: docs/families.md
 	@$(BIN)/python experiments/families.py $(ARGS)

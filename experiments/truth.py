@@ -16,18 +16,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import json
-import multiprocessing
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from bench import embedded_curves, planted, truth_table
+from bench.pool import among, side_by_side, with_time
 from rich.console import Console
 
 from circuits.circuit.methods import METHODS
@@ -61,8 +58,8 @@ def main(
 
     Example, tables again from what is finished: the same command once more.
     """
-    wanted_kinds = _among(kinds, KINDS, "planted kind")
-    wanted = _among(methods, tuple(METHODS), "method")
+    wanted_kinds = among(kinds, KINDS, "planted kind")
+    wanted = among(methods, tuple(METHODS), "method")
     if seeds < 1 or jobs < 0:
         raise SettingsError(f"seeds {seeds}, jobs {jobs}; expected at least 1 seed, and 0 or more jobs")
     jobs = jobs or os.cpu_count() or 1
@@ -75,14 +72,14 @@ def main(
     ]
     todo = [job for job in todo if job[2]]
     with watching(Console(stderr=True)) as watch:
-        say = _with_time(watch, "planted models")
-        for done, cells in enumerate(_planted(todo, jobs), start=1):
+        say = with_time(watch, "planted models")
+        for done, cells in enumerate(side_by_side(planted.measured, todo, jobs), start=1):
             kept.add(cells=cells)
             say(done, len(todo))
         if embedded:
             known = {(c["method"], c["emotion"]) for c in kept.curves}
             missing = [(m, e) for m in wanted for e in EMOTIONS if (m, str(e)) not in known]
-            say = _with_time(watch, "embedded model")
+            say = with_time(watch, "embedded model")
             torch.set_num_threads(jobs)
             for done, cell in enumerate(embedded_curves.measured(missing) if missing else (), start=1):
                 kept.add(curves=[cell])
@@ -97,57 +94,6 @@ def main(
     except (RuntimeError, ValueError) as error:
         print(f"no truth.svg: {error}", file=sys.stderr, flush=True)
     print(text)
-
-
-def _among(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
-    names = tuple(text.split(",")) if text else tuple(known)
-    for name in names:
-        if name not in known:
-            raise SettingsError(f"no {what} {name!r}; expected some of {', '.join(known)}")
-    return names
-
-
-def _planted(todo: Sequence[tuple[str, int, list[str]]], jobs: int) -> Iterator[list[Cell]]:
-    if jobs == 1 or len(todo) < 2:
-        threads = torch.get_num_threads()
-        for job in todo:
-            yield planted.measured(*job)
-        torch.set_num_threads(threads)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context, initializer=_leave_with_parent) as pool:
-        futures = [pool.submit(planted.measured, *job) for job in todo]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _leave_with_parent() -> None:
-    """A worker whose parent is killed goes as well; a pool's own workers would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _with_time(watch: Callable[[str, int, int], None], what: str) -> Callable[[int, int], None]:
-    """A bar on a terminal; elsewhere a line for each tenth, with the time left."""
-    start = time.monotonic()
-
-    def say(done: int, total: int) -> None:
-        watch(what, done, total)
-        if not sys.stderr.isatty() and done * 10 // total > (done - 1) * 10 // total:
-            left = (time.monotonic() - start) / done * (total - done)
-            print(f"{what}: {done} of {total}, about {left / 60:.1f} min left", file=sys.stderr, flush=True)
-
-    return say
 
 
 class _Kept:
