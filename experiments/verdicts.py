@@ -1,8 +1,8 @@
 """One direction, several mechanisms: is the verdict right where the truth is planted?
 
 ``composite`` has one direction and two circuits, ``forked`` one writer and two readers, ``two_directions`` two directions,
-``chain`` (its scenarios split at random) one circuit, ``null`` nothing. Each is judged with many seeds, another emotion for each.
-Writes ``verdicts.json`` and ``verdicts.md``; what is finished is not run again unless its code has changed.
+``chain`` (its scenarios split at random) one circuit, ``null`` nothing. Each is judged with many seeds, another emotion for
+each. Writes ``verdicts.json`` and ``verdicts.md``; what is finished is not run again unless its code has changed.
 
 Example: python experiments/verdicts.py --kinds forked,chain --seeds 10
 """
@@ -111,8 +111,8 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
     lines = [
         "# Verdicts", "",
         f"Planted models in two contexts of {size} scenarios each; made by `make verdicts` in {seconds / 60:.0f} minutes of "
-        "computing. A row is what is planted, a column what was said; right verdicts in bold. *Wrong with evidence* is any verdict "
-        "but the right one and *not decidable*.", "",
+        "computing. A row is what is planted, a column what was said; right verdicts in bold. *Wrong with evidence* is any "
+        "verdict but the right one and *not decidable*.", "",
         f"| planted | {' | '.join(names)} | right | wrong with evidence |", f"|---|{'---|' * (len(names) + 2)}",
     ]  # fmt: skip
     targets = []
