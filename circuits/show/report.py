@@ -88,12 +88,15 @@ def report(
     return page.html(f"Emotion circuits of {model['name']}")
 
 
-def page(title: str, parts: Sequence[go.Figure]) -> str:
-    """A self-contained page of figures alone, for experiments."""
+def page(title: str, parts: Sequence[go.Figure | str]) -> str:
+    """A self-contained page of figures, and of text that is HTML already, for experiments."""
     result = _Page()
     result.add(f"<h1>{escape(title)}</h1>")
-    for figure in parts:
-        result.figure(figure)
+    for part in parts:
+        if isinstance(part, str):
+            result.add(part)
+        else:
+            result.figure(part)
     return result.html(title)
 
 

@@ -1,0 +1,71 @@
+"""The claims ledger as a page: verdicts first, every number with its interval, bar and null."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+
+import plotly.graph_objects as go
+
+from circuits.compare.claims import Claim, Standing
+from circuits.show.report import page
+
+__all__ = ["intervals", "ledger_page"]
+
+_COLOURS = {Standing.SUPPORTED: "#0072B2", Standing.CONTRADICTED: "#D55E00", Standing.UNDECIDED: "#777777"}
+
+
+def ledger_page(claims: Sequence[Claim], title: str) -> str:
+    """A self-contained page."""
+    counts = Counter(one.verdict for one in claims)
+    summary = ", ".join(f"{counts[s]} {s}" for s in Standing)
+    parts: list[str | go.Figure] = [
+        f"<p>{len(claims)} claims: {summary}. A claim is <b>supported</b> where the whole 95% interval lies on its side of a bar "
+        "that was set before, <b>contradicted</b> where it lies on the other, else <b>undecided</b>.</p>"
+    ]
+    if any(one.estimate is not None for one in claims):
+        parts.append(intervals(claims))
+    parts += [_row(one) for one in claims]
+    return page(title, parts)
+
+
+def _row(one: Claim) -> str:
+    number = "no number"
+    if one.estimate is not None:
+        number = f"{one.estimate:.3g}"
+        if one.low is not None and one.high is not None:
+            number += f" [{one.low:.3g}, {one.high:.3g}]"
+        number += f" {escape(one.unit)}, n = {one.n}"
+    null = f"<br>Null: {escape(one.null)}." if one.null else ""
+    colour = _COLOURS[one.verdict]
+    figure = f" Figure: {escape(one.figure)}." if one.figure else ""
+    return (
+        f'<h2 id="{escape(one.key)}">{escape(one.claim)}</h2><p><b style="color:{colour}">{one.verdict}</b>: {number}. '
+        f"{escape(one.reason)}.</p><p class=note>{escape(one.statistic)}.{null}<br>Said by {escape(one.source)}; tested on "
+        f"{escape(one.model)}, {escape(one.prompts)}, by <code>{escape(one.experiment)}</code>.{figure}</p>"
+    )
+
+
+def intervals(claims: Sequence[Claim]) -> go.Figure:
+    """Every claim's estimate and interval, as given: units differ from row to row, so only zero is drawn."""
+    figure = go.Figure()
+    for verdict, colour in _COLOURS.items():
+        rows = [one for one in claims if one.verdict is verdict and one.estimate is not None]
+        if not rows:
+            continue
+        values = [float(one.estimate or 0.0) for one in rows]
+        high = [0.0 if one.high is None else one.high - v for one, v in zip(rows, values, strict=True)]
+        low = [0.0 if one.low is None else v - one.low for one, v in zip(rows, values, strict=True)]
+        figure.add_scatter(
+            x=values, y=[one.key for one in rows], mode="markers", name=str(verdict), marker={"color": colour, "size": 10},
+            error_x={"type": "data", "array": high, "arrayminus": low, "color": colour, "thickness": 1.5},
+            hovertext=[f"{escape(one.claim)}<br>{escape(one.unit)}" for one in rows],
+        )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_xaxes(title="estimate with 95% interval, each in its own unit", zeroline=True, zerolinecolor="#222222")
+    figure.update_layout(
+        template="plotly_white", height=120 + 30 * len(claims), margin={"l": 20, "r": 20, "t": 30, "b": 60},
+        font={"family": "system-ui, sans-serif", "size": 12}, legend={"orientation": "h", "y": 1.08},
+    )  # fmt: skip
+    return figure
