@@ -20,7 +20,7 @@ def of(heads, neurons, k, available=(100, 1000), **options) -> Allocation:
 
 def test_the_worked_example():
     # All neurons, so that 20 of them are divided: 2 each, then 10.5 : 3.5 : 0 of 14 with at most 6 more in a layer.
-    found = of((0, 0, 0), (3, 1, 0), 20, neuron_share=1, floors=(0, 2))
+    found = of((0, 0, 0), (3, 1, 0), 20, neuron_share=1.0, floors=(0, 2))
     assert found == Allocation((0, 0, 0), (8, 8, 4))
 
 
@@ -83,7 +83,7 @@ def test_it_is_the_largest_remainder_rule_where_no_cap_binds(weights, seats):
     """Hare quotas by hand: whole parts first, then one each to the largest fractions."""
     if not any(weights):
         return
-    found = of((0,) * len(weights), weights, seats, neuron_share=1, floors=(0, 0), cap=1, available=(0, 1000))
+    found = of((0,) * len(weights), weights, seats, neuron_share=1.0, floors=(0, 0), cap=1.0, available=(0, 1000))
     quotas = [Fraction(seats * w, sum(weights)) for w in weights]
     wanted = [int(q) for q in quotas]
     order = sorted(range(len(weights)), key=lambda i: (-(quotas[i] - int(quotas[i])), i))
@@ -118,7 +118,7 @@ def test_wrong_arguments_are_said():
     with pytest.raises(SettingsError, match="has shape"):
         allocate(np.ones((3, 3)), 60, (10, 10))
     with pytest.raises(SettingsError, match="cap 0"):
-        of((1, 1, 1), (1, 1, 1), 60, cap=0)
+        of((1, 1, 1), (1, 1, 1), 60, cap=0.0)
     with pytest.raises(SettingsError, match="floors is"):
         of((1, 1, 1), (1, 1, 1), 60, floors=(-1, 4))
     with pytest.raises(SettingsError, match="no layer's MLP has a positive influence"):

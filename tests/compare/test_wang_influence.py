@@ -187,7 +187,7 @@ def test_where_there_is_no_direction_nothing_is_pushed():
     directions_gone = replace(directions, norms=np.where(np.arange(len(directions.states)) == 0, 0, directions.norms))
     found = influence_slope(planted.model, planted.prompts, directions_gone, FEAR)
     assert np.isnan(found.values[:, sorted({0, *undefined})]).all()
-    with pytest.raises(DirectionError, match="no direction after L0.attn"):
+    with pytest.raises(DirectionError, match=r"no direction after L0\.attn"):
         found.estimate(sublayer(0, Half.ATTN))
     some = found.estimate(found.sublayers[-1])
     assert some.n == planted.prompts.n_scenarios
