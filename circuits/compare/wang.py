@@ -143,6 +143,7 @@ def wang_circuit(
     fit: Prompts | None = None,
     ablation: Ablation | str = Ablation.MEAN_SCENARIO,
     neurons: Method | str = Method.EXACT,
+    effects: Effects | None = None,
     draws: int = _DRAWS,
     seed: int = 0,
     progress: Progress | None = None,
@@ -156,6 +157,8 @@ def wang_circuit(
         fit: texts the directions are estimated on; scenarios other than those of ``prompts``.
         ablation: of the total effects.
         neurons: how total effects of neurons are measured: ``exact``, or ``gradient`` where there are too many of them.
+        effects: total effects of all heads and neurons on these texts, where they are at hand (they serve all six emotions);
+            ``ablation`` and ``neurons`` are then not asked.
         draws: resamples of the scenarios.
         progress, store: of the measurements; see :func:`circuits.measure`.
 
@@ -164,6 +167,7 @@ def wang_circuit(
         SettingsError: ``k`` does not fit the model (see :func:`.allocation.allocate`), fewer than 2 draws.
         MeasurementError: a scenario is in both sets of texts, or no component supports the emotion.
         DirectionError: the emotion has no direction.
+        ComponentError: ``effects`` lack a head or neuron.
         UnsupportedModelError: a mixture of experts.
     """
     e = emotion(e) if isinstance(e, str) else e
@@ -191,11 +195,13 @@ def wang_circuit(
     }
     chosen = {name: form.choose(k) for name, form in forms.items()}  # before hours are spent on effects
     how = member(Method, neurons)
-    effects = joined(
-        measure(model, prompts, kind, method=method, ablation=ablation, progress=progress, store=store)
-        for kind, method in (("heads", Method.EXACT), ("neurons", how))
-    )
-    effects = effects.on(prompts.where(prompts.emotions == e.column))
+    if effects is None:
+        effects = joined(
+            measure(model, prompts, kind, method=method, ablation=ablation, progress=progress, store=store)
+            for kind, method in (("heads", Method.EXACT), ("neurons", how))
+        )
+    mine = prompts.where(prompts.emotions == e.column)
+    effects = effects.of([*model.heads, *model.neurons]).on(mine)
     values = effects.by_scenario(e)
     counts = sum(chosen["paper"][0].heads), sum(chosen["paper"][0].neurons)
     circuits = {name: found for name, (_, found) in chosen.items()}
