@@ -34,6 +34,8 @@ from bench.timing import Spread, interleaved, matrix_rate
 
 import circuits
 from circuits.cli import script
+from circuits.compare.contributions import head_importance
+from circuits.directions.estimators import estimate_directions
 from circuits.effects.batch import Batch, Plan
 from circuits.effects.direct import Direct
 from circuits.effects.exact import Exact
@@ -43,7 +45,7 @@ from circuits.effects.price import Dims, Texts
 from circuits.errors import SettingsError
 from circuits.model.anatomy import Model
 from circuits.model.machine import precision
-from circuits.model.sites import Component, Kind
+from circuits.model.sites import Component, Half, Kind
 from circuits.model.ways import ways
 from circuits.runs.files import write_bytes, write_json
 from circuits.versions import versions
@@ -176,7 +178,7 @@ def _shape(name: str, model: Model, rate: float, repetitions: int) -> dict[str, 
         "texts": len(prompts), "tokens": int(batch.tokens.ids.shape[1]), "exact": rows,
         "memory": peaks(__file__, name, torch.get_num_threads()),
         "whole": _whole(batch, plan, prompts), "estimates": _estimates(batch, repetitions),
-        "others": _others(name, batch, repetitions),
+        "others": _others(name, batch, repetitions), "wang_heads": _wang_heads(name, batch, prompts, repetitions),
     }  # fmt: skip
 
 
@@ -300,6 +302,31 @@ def _others(name: str, batch: Batch, repetitions: int) -> dict[str, Any]:
         "seconds": {what: Spread.of(times).as_json() for what, times in seconds.items()},
         "patching_over_ours": ratio("patching", "our heads"), "patching_difference": apart,
         "attribution_over_ours": ratio("attribution", "our gradient"),
+    }  # fmt: skip
+
+
+def _wang_heads(name: str, batch: Batch, prompts: circuits.Prompts, repetitions: int) -> dict[str, Any]:
+    """Head importance at the head's own layer: one forward a head beside the closed form, on the texts of one emotion."""
+    model, e = batch.model, circuits.EMOTIONS[0]
+    directions = estimate_directions(model, prompts)
+    own = Plan.of(model, prompts.where(prompts.emotions == e.column), Ablation.ZERO)
+    (texts,) = own.batches()
+    mid = [place for place, state in enumerate(directions.states) if state.half is Half.ATTN]
+    vectors = torch.tensor(directions.vectors[e.column, mid], dtype=model.dtype)
+    found: dict[str, Any] = {}
+    long = name == "L"
+    seconds = interleaved(
+        {
+            "naive": lambda: found.update(naive=naive.zeroed_heads(texts, vectors).numpy()),
+            "ours": lambda: found.update(ours=head_importance(model, prompts, directions, e).values),
+        },
+        1 if long else repetitions, warm=not long,
+    )  # fmt: skip
+    return {
+        "heads": len(model.heads), "texts": len(own.prompts),
+        "seconds": {what: Spread.of(times).as_json() for what, times in seconds.items()},
+        "ratio": Spread.of([n / o for n, o in zip(seconds["naive"], seconds["ours"], strict=True)]).as_json(),
+        "difference": float(np.abs(found["naive"] - found["ours"]).max() / np.abs(found["naive"]).max()),
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from circuits.effects.kinds import Positions
 from circuits.model.sites import Component, Kind
 from circuits.prompts.emotions import EMOTIONS
 
-__all__ = ["attribution_tool", "hooked", "patching_tool"]
+__all__ = ["attribution_tool", "hooked", "patching_tool", "zeroed_heads"]
 
 _PLACE = {Kind.HEAD: "attn.hook_z", Kind.NEURON: "mlp.hook_post"}
 
@@ -75,3 +75,37 @@ def attribution_tool(batch: Batch, column: int) -> None:
     ids, columns = batch.tokens.ids, list(batch.readout.answers.columns)
     contrast = torch.tensor(batch.readout.answers.contrast(), dtype=batch.model.dtype)[:, column]
     attribution_patch(batch.model.bridge, ids, ids.roll(1, 0), lambda logits: logits[0, -1, columns] @ contrast)
+
+
+@torch.no_grad()
+def zeroed_heads(batch: Batch, vectors: Tensor) -> Tensor:
+    """Wang's head importance, one forward a head and one without: drops of the MLP's input along ``vectors`` [layer, d_model].
+
+    ``[prompt, layer, head]``, read at the head's own layer and the read-out token.
+    """
+    ids, mask, model = batch.tokens.ids, batch.tokens.mask, batch.model
+
+    def projections(layer: int, index: int | None) -> list[Tensor]:
+        """Of all layers without a head gone, of the head's layer otherwise."""
+        found: dict[int, Tensor] = {}
+
+        def keep(here: int) -> Any:
+            def hook(tensor: Tensor, hook: Any) -> None:
+                found[here] = batch.tokens.at_readout(tensor) @ vectors[here]
+
+            return hook
+
+        def gone(tensor: Tensor, hook: Any) -> Tensor:
+            tensor = tensor.clone()
+            tensor[:, :, index] = 0
+            return tensor
+
+        layers = range(model.n_layers) if index is None else (layer,)
+        hooks = [(f"blocks.{here}.mlp.hook_in", keep(here)) for here in layers]
+        hooks += [] if index is None else [(f"blocks.{layer}.attn.hook_z", gone)]
+        model.bridge.run_with_hooks(ids, attention_mask=mask, fwd_hooks=hooks)
+        return [found[here] for here in layers]
+
+    clean = projections(0, None)
+    drops = [[clean[layer] - projections(layer, i)[0] for i in range(model.n_heads)] for layer in range(model.n_layers)]
+    return torch.stack([torch.stack(some, 1) for some in drops], 1)

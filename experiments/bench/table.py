@@ -44,6 +44,13 @@ def markdown(results: Mapping[str, Any]) -> str:
         for name, shape in part["shapes"].items():
             lines.append(_estimates(name, shape))
         lines.append("")
+        closed = [(name, shape["wang_heads"]) for name, shape in part["shapes"].items() if "wang_heads" in shape]
+        if closed:
+            lines += _header(
+                "shape", "importance of heads in their own layer", "naive, all", "ours, all", "ratio", "difference"
+            )
+            lines += [_closed(name, row) for name, row in closed]
+            lines.append("")
     if "growth" in results:
         exponents = "; ".join(f"{axis} {grown['exponent']:.2f}" for axis, grown in results["growth"].items())
         lines += [f"Growth of time with operations (exponent; 1 is in proportion): {exponents}.", ""]
@@ -65,6 +72,14 @@ def _row(name: str, row: Mapping[str, Any], memory: Mapping[str, int]) -> str:
         f"{_time(row['all_ours_seconds'])}{sampled}", f"{_spread(row['ratio'])}×", "–" if target is None else f"{target}×",
         f"{row['difference']:.0e}", f"{100 * row['share_of_matrix_rate']:.0f}%",
         f"{memory[place] / 1e6:.0f} MB (+{(memory[place] - memory['ready']) / 1e6:.0f})",
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def _closed(name: str, row: Mapping[str, Any]) -> str:
+    cells = [
+        name, f"{row['heads']} heads, {row['texts']} texts", _time(row["seconds"]["naive"]["median"]),
+        _time(row["seconds"]["ours"]["median"]), f"{_spread(row['ratio'])}×", f"{row['difference']:.1g}",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
