@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup discover onset geometry overlap repair benchmark calibration truth families embedded-model test test-all test-quick drills lint clean
+.PHONY: help setup discover onset geometry transfer overlap repair benchmark calibration truth families embedded-model test test-all test-quick drills lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ onset: $(STAMP) ## where in the model is each emotion first decodable?
 
 geometry: $(STAMP) ## how do the six directions lie to each other, layer by layer?
 	@$(BIN)/python experiments/geometry.py $(ARGS)
+
+transfer: $(STAMP) ## do directions carry over to real labelled text? ARGS="--labelled comments.tsv --model gpt2 --prompts situations"
+	@$(BIN)/python experiments/transfer.py $(ARGS)
 
 overlap: $(STAMP) ## do emotions share heads more than neurons, and is what they share about emotions?
 	@$(BIN)/python experiments/overlap.py $(ARGS)

@@ -225,6 +225,4 @@ def show_findings(prompts: Prompts, findings: tuple[Finding, ...], console: Cons
         console.print(f"{mark} {_text(finding)}")
     if all(finding.note for finding in findings):
         words = "" if findings else "no emotion words, "
-        console.print(
-            f"nothing to mend: no duplicates, {words}complete scenarios, balanced splits and lengths"
-        )
+        console.print(f"nothing to mend: no duplicates, {words}complete scenarios, balanced splits and lengths")

@@ -156,7 +156,9 @@ def _rows(scenario: _Scenario) -> Iterator[dict[str, str]]:
     story, asked = scenario.story, scenario.story.questions[0].name
     for emotion in EMOTIONS:
         beside = scenario.beside(emotion)
-        told, quiet = (_with_events(story, asked, event, beside) for event in (scenario.cues[emotion], scenario.nothing))
+        told, quiet = (
+            _with_events(story, asked, event, beside) for event in (scenario.cues[emotion], scenario.nothing)
+        )
         yield _row(scenario, emotion, "implicit", told, quiet)
 
 
