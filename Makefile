@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup discover onset geometry overlap repair benchmark calibration truth verdicts families embedded-model test test-all test-quick drills lint clean
+.PHONY: help setup discover onset geometry transfer overlap repair claims benchmark calibration truth verdicts families embedded-model test test-all test-quick drills lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -37,11 +37,17 @@ onset: $(STAMP) ## where in the model is each emotion first decodable?
 geometry: $(STAMP) ## how do the six directions lie to each other, layer by layer?
 	@$(BIN)/python experiments/geometry.py $(ARGS)
 
+transfer: $(STAMP) ## do directions carry over to real labelled text? ARGS="--labelled comments.tsv --model gpt2 --prompts situations"
+	@$(BIN)/python experiments/transfer.py $(ARGS)
+
 overlap: $(STAMP) ## do emotions share heads more than neurons, and is what they share about emotions?
 	@$(BIN)/python experiments/overlap.py $(ARGS)
 
 repair: $(STAMP) ## who makes up for the loss of a top component: the final norm, or components behind it?
 	@$(BIN)/python experiments/repair.py $(ARGS)
+
+claims: $(STAMP) ## what others said about emotion in models, put to the test: supported, contradicted or undecided
+	@$(BIN)/python experiments/claims.py $(ARGS)
 
 benchmark: $(STAMP) ## exact effects beside one hooked forward a component: benchmarks/results.json (about 20 minutes)
 	@$(BIN)/python experiments/benchmark.py $(ARGS)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from circuits import shipped
 from circuits.errors import CircuitsError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _root(
 def discover(
     model: Annotated[str, typer.Option(help="'embedded', a local directory, or a hub name such as gpt2.")] = "embedded",
     prompts: Annotated[
-        str, typer.Option(help="A .jsonl file, or microstories, microstories_plain, situations.")
+        str, typer.Option(help=f"A .jsonl file, or {', '.join(shipped.PROMPT_SETS[:-1])} or {shipped.PROMPT_SETS[-1]}.")
     ] = "microstories",
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/<model>-<prompts>-<hash>.")] = None,
     answers: Annotated[

@@ -11,7 +11,9 @@ from circuits.errors import CircuitsError
 
 __all__ = ["PROMPT_SETS", "path"]
 
-PROMPT_SETS = ("microstories", "microstories_plain", "situations")
+PROMPT_SETS = (
+    "microstories", "microstories_plain", "microstories_explicit", "situations", "first_person", "third_person", "explicit",
+)  # fmt: skip
 """Prompt sets that can be asked for by name."""
 
 _PACKAGE = Path(__file__).resolve().parent

@@ -1,6 +1,6 @@
 """Question: can a language model small enough to be shipped learn whose emotion follows from which event?
 
-Makes ``data/embedded`` (model, tokenizer, evaluation, card) and the two prompt sets of matched stories:
+Makes ``data/embedded`` (model, tokenizer, evaluation, card) and the three prompt sets of matched stories:
 
     python experiments/embedded_model.py                  # everything; processor only, fixed seed
     python experiments/embedded_model.py --prompts-only   # only data/microstories*.jsonl
@@ -33,7 +33,11 @@ from embedded.tokenizer import build_tokenizer  # noqa: E402
 from embedded.training import Progress, Recipe, build_model, train  # noqa: E402
 
 from circuits.prompts.stories import lexicon_texts  # noqa: E402
-from circuits.prompts.stories.microstories import plain_microstories, two_person_microstories  # noqa: E402
+from circuits.prompts.stories.microstories import (  # noqa: E402
+    explicit_microstories,
+    plain_microstories,
+    two_person_microstories,
+)
 
 
 def main() -> None:
@@ -41,6 +45,7 @@ def main() -> None:
     arguments = _arguments()
     write_rows(ROOT / "data" / "microstories.jsonl", two_person_microstories())
     write_rows(ROOT / "data" / "microstories_plain.jsonl", plain_microstories())
+    write_rows(ROOT / "data" / "microstories_explicit.jsonl", explicit_microstories())
     if arguments.prompts_only:
         return
     torch.set_num_threads(arguments.threads)

@@ -21,7 +21,7 @@ from families import ANSWERS
 
 import circuits
 from circuits.circuit.estimates import Estimate
-from circuits.errors import SettingsError
+from circuits.errors import DirectionError, PromptError, SettingsError
 from circuits.model.planted import planted
 from circuits.model.sites import Kind
 from circuits.prompts.datasets import Prompts, read_prompts
@@ -41,7 +41,7 @@ def loaded(name: str) -> ModuleType:
     return module
 
 
-overlap, repair = loaded("overlap"), loaded("repair")
+overlap, repair, transfer = loaded("overlap"), loaded("repair"), loaded("transfer")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Prompts], None]:
     return use
 
 
-@pytest.mark.parametrize("name", ["overlap", "repair"])
+@pytest.mark.parametrize("name", ["overlap", "repair", "transfer"])
 def test_help_shows_the_options(name: str) -> None:
     done = subprocess.run(
         [sys.executable, SCRIPTS / f"{name}.py", "--help"], capture_output=True, text=True, timeout=120, check=True,
@@ -75,6 +75,12 @@ def test_settings_out_of_range_are_refused() -> None:
         repair.main(top=0)
     with pytest.raises(SettingsError, match="positions is 'first'"):
         repair.main(positions="first")
+    with pytest.raises(SettingsError, match="draws is 5 and seed 0; expected at least 100 and 0"):
+        transfer.main(Path("x.tsv"), draws=5)
+    with pytest.raises(SettingsError, match="read is 'first'; expected one of last, mean"):
+        transfer.main(Path("x.tsv"), read="first")
+    with pytest.raises(PromptError, match=r"no labelled file 'nowhere\.tsv'"):
+        transfer.main(Path("nowhere.tsv"))
 
 
 # -- overlap -----------------------------------------------------------------------------------------------------------
@@ -235,3 +241,100 @@ def test_compensators_lie_behind_and_help(model_of) -> None:
     assert all(after.reactions(component, [unit]).mean() > 0 for unit in found)
     last = next(c for c in reversed(model.neurons) if c.kind is Kind.NEURON)
     assert repair._compensators(after, after.of(last)) == []
+
+
+# -- transfer ----------------------------------------------------------------------------------------------------------
+
+
+def labelled(path: Path, rows: Any, *, more: list[str] | None = None) -> Path:
+    """A file of the rows' texts and labels, as others write them."""
+    lines = [f"{row.text}\t{'joy' if row.emotion == 'happiness' else row.emotion}\ttrain" for row in rows]
+    path.write_text("\n".join(["text\temotions\tsplit", *lines, *(more or [])]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_transfer_of_a_planted_cue(on, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Directions from ``fit`` order other texts perfectly from the layer on in which the head has moved the cue."""
+    truth = planted("chain", seed=0, scenarios=36)
+    on(truth.model, truth.prompts)
+    long = "the " * (truth.model.n_ctx + 1)
+    more = [f"{long}theft feel\tanger\tx", "the theft feel\tanger,fear\tx", "the errand feel\tneutral\tx"]
+    path = labelled(tmp_path / "others.tsv", truth.prompts.split("select", "test").rows, more=more)
+    transfer.main(path, out=tmp_path / "run", draws=200)
+    out = capsys.readouterr().out
+    assert "others: 145 texts carry exactly one of the six (anger 25, disgust 24," in out
+    assert "several labels: 1; text the model cannot read (too long): 1" in out
+    contrast = out.split("contrast: ")[1].split("grand_mean: ")[0]
+    assert contrast.count(": carries over: 1.00 [1.00, 1.00] at L") == 6
+    found = json.loads((tmp_path / "run/results.json").read_text())
+    table = pd.read_csv(tmp_path / "run/transfer.csv")
+    assert set(table["estimator"]) == set(found["estimators"]) == {"contrast", "grand_mean", "probe"}
+    assert len(table) == 3 * 6 * len(truth.model.states)
+    assert (table["n"] == 12).all()
+    assert (table.groupby(["estimator", "emotion"])["chosen"].sum() == 1).all()
+    late = table["layer"] >= 1
+    mine = table["estimator"] == "contrast"
+    assert (table.loc[mine & late, "auroc"] == 1).all()
+    assert (table.loc[mine & ~late, "auroc"] < 0.7).all()
+    assert (table.loc[mine & table["chosen"], "layer"] >= 1).all()
+    assert found["labelled"]["left_out"]["label neutral"] == 1
+    assert found["settings"]["draws"] == 200
+    assert "<!doctype html>" in (tmp_path / "run/transfer.html").read_text(encoding="utf-8")[:20].lower()
+    # The texts are the file's owner's: none is written down.
+    assert truth.prompts.texts[-1] not in "".join(
+        (tmp_path / "run" / n).read_text() for n in ("results.json", "transfer.csv")
+    )
+
+
+def test_transfer_shows_nothing_where_labels_mean_nothing(
+    on, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = planted("chain", seed=0, scenarios=36)
+    without = truth.prompts.where(np.ones(len(truth.prompts), dtype=bool))
+    rows = [{"id": r.id, "scenario": r.scenario, "emotion": str(r.emotion), "text": r.text, "split": str(r.split)}
+            for r in without.rows]  # fmt: skip
+    on(truth.model, Prompts.of(rows, name="planted"))
+    some = truth.prompts.split("select", "test").rows
+    labels = np.random.default_rng(0).permutation([r.emotion for r in some])
+    path = tmp_path / "mixed.tsv"
+    path.write_text("\n".join(["text\temotions", *(f"{r.text}\t{e}" for r, e in zip(some, labels, strict=True))])
+                    .replace("happiness", "joy"))  # fmt: skip
+    transfer.main(path, out=tmp_path / "run", draws=200, read="mean")
+    out = capsys.readouterr().out
+    assert "carries over" not in out
+    assert out.count(": not shown: ") + out.count(": reversed: ") == 12
+    assert "grand_mean is left out: grand_mean needs neutral texts" in out
+
+
+def test_transfer_says_which_words_a_model_cannot_know(on, tmp_path: Path) -> None:
+    rows = read_prompts("microstories")
+    model = circuits.load("embedded", device="cpu")
+    some = rows.where(rows.scenarios < 12)
+    texts = [circuits.Prompts.of([{"id": str(i), "scenario": str(i % 20), "emotion": str(e), "text": f"{i} grumbles {e}"}
+             for i, e in enumerate(list(EMOTIONS) * 20)]).rows]  # fmt: skip
+    path = labelled(tmp_path / "x.tsv", texts[0])
+    drawn = transfer.balanced(transfer.read_labelled(path), lambda text: True)
+    study = transfer.Study(model, some, drawn, transfer.Read.LAST)
+    study.estimate(lambda *_: None)
+    study.order(lambda *_: None, 100, 0)
+    (note,) = [n for n in study.notes if "whole words" in n]
+    assert "(0 of 120 texts hold only words it knows)" in note
+    # Each text is read as if alone, whatever it is read with.
+    alone = circuits.model.reading.read_texts(model, drawn.texts[7:8], ["a"])
+    ((last, _),) = list(alone)
+    found = study._scores(lambda *_: None)["contrast"][7]
+    np.testing.assert_allclose(found, np.einsum("sd,esd->se", last[0], study.directions["contrast"].vectors), atol=1e-4)
+    bad = transfer.Study(model, read_prompts("situations"), drawn, transfer.Read.LAST)
+    with pytest.raises(PromptError, match="embedded does not know the word 'At'"):
+        bad.estimate(lambda *_: None)
+
+
+def test_transfer_without_directions_is_refused(on, tmp_path: Path) -> None:
+    nothing = planted("null", seed=0, scenarios=18)
+    same = [{"id": f"{s}-{e}", "scenario": f"s{s}", "emotion": str(e), "text": f"the {w} feel", "split": "fit"}
+            for s, w in enumerate(("window", "street")) for e in EMOTIONS]  # fmt: skip
+    path = labelled(tmp_path / "x.tsv", nothing.prompts.rows)
+    drawn = transfer.balanced(transfer.read_labelled(path), lambda text: True)
+    study = transfer.Study(nothing.model, Prompts.of(same, name="same"), drawn, transfer.Read.LAST)
+    with pytest.raises(DirectionError, match="no estimator finds directions in 'same': "):
+        study.estimate(lambda *_: None)

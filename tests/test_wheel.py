@@ -17,7 +17,9 @@ import circuits
 from pathlib import Path
 where = Path(circuits.__file__).resolve()
 prompts = circuits.read_prompts("microstories")
-assert len(circuits.read_prompts("situations")) == 504
+for name in ("situations", "first_person", "third_person", "explicit"):
+    assert len(circuits.read_prompts(name)) == 504
+assert len(circuits.read_prompts("microstories_explicit")) == len(prompts)
 model = circuits.load("embedded", device="cpu")
 few = prompts.where(prompts.scenarios < 6)
 effects = circuits.measure(model, few, ["L0H0"])

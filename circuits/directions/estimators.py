@@ -23,6 +23,7 @@ from circuits.directions.vectors import Directions
 from circuits.errors import DirectionError
 from circuits.model.anatomy import Model
 from circuits.model.reading import Readings, capture
+from circuits.model.words import require_words
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
@@ -138,8 +139,10 @@ def estimate_directions(model: Model, prompts: Prompts, estimator: Estimator = c
     Estimate on the ``fit`` split what is to be tested on another.
 
     Raises:
+        PromptError: a text holds a word that is not in the model's vocabulary of whole words.
         DirectionError: no complete scenario, no neutral texts (``grand_mean``), or an emotion that differs nowhere.
     """
+    require_words(model, prompts)
     return directions_from(model, capture(model, prompts), estimator)
 
 

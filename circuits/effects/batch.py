@@ -23,6 +23,7 @@ from circuits.model.resuming import Resumer
 from circuits.model.running import Recording, Streams, record
 from circuits.model.sites import Half
 from circuits.model.ways import resumer, resumer_in
+from circuits.model.words import require_words
 from circuits.prompts.datasets import Prompts
 
 __all__ = ["Batch", "Plan", "texts_in", "token_budget"]
@@ -107,9 +108,11 @@ class Plan:
         """Encode every prompt once, so that a text that cannot be measured fails before anything is computed.
 
         Raises:
+            PromptError: a text holds a word that is not in the model's vocabulary of whole words.
             MeasurementError: a text is longer than the context.
             AnswerError: an emotion has no answer token.
         """
+        require_words(model, prompts)
         lengths = model.encode(prompts.texts, prompts.ids).mask.sum(1).cpu().numpy()
         budget = token_budget(model.d_model, model.mlp_width, model.device)
         return cls(model, prompts, readout or Readout.of(model, prompts.answers), ablation, lengths, budget)

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits import jsontext
 from circuits.errors import ComponentError, MeasurementError, UnsupportedModelError
 from circuits.model.sites import Component, Half, Kind, State, head, neuron, parse, states, sublayer
 
@@ -286,6 +287,19 @@ class Model:
             if whole[before : before + len(bare)] == bare:
                 return len(whole) - before - len(bare)
         return 0
+
+    @cached_property
+    def whole_words(self) -> bool:
+        """Whether the vocabulary is one of whole words: a word it lacks has no pieces seen in training.
+
+        So are word-level tokenizers, and byte-pair ones without merges, which look a word up whole or spell it in bytes.
+        """
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return False
+        kind = jsontext.loads(backend.to_str())["model"]
+        spelt = kind.get("type") == "BPE" and not kind.get("merges") and bool(kind.get("ignore_merges"))
+        return spelt or kind.get("type") == "WordLevel"
 
     def encode(self, texts: Sequence[str], names: Sequence[str] | None = None) -> Tokens:
         """Right-padded ids of ``texts``; ``names`` (prompt ids) appear in errors.

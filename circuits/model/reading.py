@@ -20,7 +20,7 @@ from circuits.model.running import Recording, record
 from circuits.model.sites import Half
 from circuits.prompts.datasets import Prompts
 
-__all__ = ["Readings", "Writes", "capture", "capture_writes"]
+__all__ = ["Readings", "Writes", "capture", "capture_writes", "read_texts"]
 
 Array = NDArray[np.float64]
 
@@ -72,16 +72,25 @@ class Writes:
     states: Tensor
 
 
+def read_texts(
+    model: Model, texts: Sequence[str], names: Sequence[str], *, start: int = 1
+) -> Iterator[tuple[Array, Array]]:
+    """Batch by batch, every state ``[text, state, d_model]`` at the last token, and its mean over the tokens from ``start`` on.
+
+    Raises:
+        MeasurementError: a text is too long (by its name), or an activation is NaN or infinite.
+    """
+    for tokens, run in _runs(model, texts, names):
+        yield _stacked(run, tokens.at_readout), _stacked(run, partial(_span, tokens=tokens, start=start))
+
+
 def capture(model: Model, prompts: Prompts, *, start: int = 1) -> Readings:
     """Both positions of every layer at the read-out token, and means over the tokens from ``start`` on.
 
     Raises:
         MeasurementError: a text is too long, or an activation is NaN or infinite.
     """
-    values, spans = [], []
-    for tokens, run in _runs(model, prompts.texts, prompts.ids):
-        values.append(_stacked(run, tokens.at_readout))
-        spans.append(_stacked(run, partial(_span, tokens=tokens, start=start)))
+    values, spans = zip(*read_texts(model, prompts.texts, prompts.ids, start=start), strict=True)
     neutral = None
     if prompts.neutral:
         texts, names = (

@@ -1,7 +1,8 @@
 """What may be wrong with a prompt set that can be read: duplicates, emotion words, gaps, imbalance, unequal lengths.
 
 None of these stops a measurement; each changes what it means. An emotion word in an *implicit* set is a fault (the model could
-read the answer off the word); the rest are warnings to weigh.
+read the answer off the word); in an *explicit* set the rows that hold one are listed as declared, which is a note. The rest are
+warnings to weigh.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: ``fault`` must be mended, otherwise a warning. ``rows`` are prompt ids or scenario names."""
+    """One thing found: ``fault`` must be mended, ``note`` is as declared, else a warning. ``rows`` are ids or scenarios."""
 
     what: str
     fault: bool
     rows: tuple[str, ...]
+    note: bool = False
 
     def __str__(self) -> str:
         some = ", ".join(self.rows[:_SHOWN])
@@ -48,7 +50,7 @@ def emotion_words() -> frozenset[str]:
 
 
 def validate_prompts(prompts: Prompts, count: Callable[[str], int] | None = None) -> tuple[Finding, ...]:
-    """Everything found, faults first.
+    """Everything found: faults, then warnings, then notes.
 
     Args:
         prompts: a set that could be read.
@@ -56,7 +58,7 @@ def validate_prompts(prompts: Prompts, count: Callable[[str], int] | None = None
     """
     findings = [*_duplicates(prompts), *_words(prompts), *_incomplete(prompts), *_splits(prompts)]
     findings += _lengths(prompts, count or (lambda text: len(text.split())))
-    return tuple(sorted(findings, key=lambda f: not f.fault))
+    return tuple(sorted(findings, key=lambda f: (not f.fault, f.note)))
 
 
 def _duplicates(prompts: Prompts) -> list[Finding]:
@@ -78,7 +80,14 @@ def _words(prompts: Prompts) -> list[Finding]:
     if prompts.lexical is None:
         share = len(hits) / len(prompts)
         return [Finding(f"'lexical' is not declared; {share:.0%} of the texts contain emotion words", False, rows)]
-    return []
+    found = []
+    if rows:
+        what = f"emotion words, as declared (lexical: explicit), in {len(rows)} of {len(prompts)} texts"
+        found.append(Finding(what, False, rows, note=True))
+    silent = tuple(row.id for row in prompts.rows if row.id not in hits)
+    if silent:
+        found.append(Finding("texts without an emotion word in a set declared explicit", False, silent))
+    return found
 
 
 def _incomplete(prompts: Prompts) -> list[Finding]:

@@ -221,9 +221,8 @@ def show_findings(prompts: Prompts, findings: tuple[Finding, ...], console: Cons
     lexical = prompts.lexical or "lexical undeclared"
     console.print(f"{_text(prompts.name)}: {len(prompts)} texts in {prompts.n_scenarios} scenarios, {lexical}")
     for finding in findings:
-        mark = "[red]fault[/]  " if finding.fault else "[yellow]warning[/]"
+        mark = "[red]fault[/]  " if finding.fault else "note   " if finding.note else "[yellow]warning[/]"
         console.print(f"{mark} {_text(finding)}")
-    if not findings:
-        console.print(
-            "nothing to mend: no duplicates, no emotion words, complete scenarios, balanced splits and lengths"
-        )
+    if all(finding.note for finding in findings):
+        words = "" if findings else "no emotion words, "
+        console.print(f"nothing to mend: no duplicates, {words}complete scenarios, balanced splits and lengths")

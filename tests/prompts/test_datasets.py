@@ -174,7 +174,7 @@ def test_a_file_too_large_is_refused_before_it_is_read(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "", ".", "a\0b", "a" * 300, "b/" * 3000, "~nobody/x"])
 def test_a_missing_file_names_the_shipped_sets(name: str) -> None:
-    with pytest.raises(PromptError, match=r"no prompt file .*: microstories, microstories_plain, situations$"):
+    with pytest.raises(PromptError, match=f"no prompt file .*: {', '.join(shipped.PROMPT_SETS)}$"):
         read_prompts(name)
 
 
@@ -183,7 +183,7 @@ def test_shipped_sets_are_read_by_name(name: str) -> None:
     prompts = read_prompts(name)
     assert prompts.name == name
     assert prompts.declared_splits
-    assert prompts.lexical is Lexical.IMPLICIT
+    assert prompts.lexical is (Lexical.EXPLICIT if name.endswith("explicit") else Lexical.IMPLICIT)
     assert {row.split for row in prompts.rows} == set(Split)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import cache
@@ -15,7 +16,12 @@ from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.prompts.stories import Kind, Part, Story, compose, part_of
 from circuits.prompts.stories.grammar import Telling
 from circuits.prompts.stories.heldout import events_of
-from circuits.prompts.stories.microstories import SPLITS, plain_microstories, two_person_microstories
+from circuits.prompts.stories.microstories import (
+    SPLITS,
+    explicit_microstories,
+    plain_microstories,
+    two_person_microstories,
+)
 from circuits.prompts.stories.world import (
     CUES,
     FRAMES,
@@ -33,6 +39,7 @@ ANSWER_WORDS = {word for words in ANSWERS.values() for word in words}
 SETS: dict[str, Callable[[], list[dict[str, str]]]] = {
     "microstories": cache(lambda: list(two_person_microstories())),
     "microstories_plain": cache(lambda: list(plain_microstories())),
+    "microstories_explicit": cache(lambda: list(explicit_microstories())),
 }
 
 
@@ -167,7 +174,9 @@ def test_the_committed_set_is_what_the_generator_tells(name: str) -> None:
     assert [json.loads(line) for line in lines] == SETS[name]()
 
 
-@pytest.mark.parametrize(("name", "least"), [("microstories", 96), ("microstories_plain", 36)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("microstories", 96), ("microstories_plain", 36), ("microstories_explicit", 96)]
+)
 def test_scenarios_are_complete_matched_and_split_in_thirds(name: str, least: int) -> None:
     rows = SETS[name]()
     scenarios = defaultdict(list)
@@ -181,7 +190,7 @@ def test_scenarios_are_complete_matched_and_split_in_thirds(name: str, least: in
         assert len({len(row[key].split()) for row in scenario for key in ("text", "neutral")}) == 1
     assert set(Counter(scenario[0]["split"] for scenario in scenarios.values()).values()) == {len(scenarios) // 3}
     assert all(row["text"].endswith(" felt") and row["neutral"].endswith(" felt") for row in rows)
-    assert not any(ANSWER_WORDS & set(words(row["text"])) for row in rows)
+    assert all(bool(ANSWER_WORDS & set(words(row["text"]))) is (row["lexical"] == "explicit") for row in rows)
 
 
 def cue_emotions(text: str) -> list[Emotion]:
@@ -212,3 +221,34 @@ def test_only_binding_tells_the_answer_of_a_microstory() -> None:
     assert {len(scenarios) for scenarios in order.values()} == {3}
     assert len(order) == len(SPLITS) * 2 * len(EMOTIONS)
     assert max(swapped_in.values()) - min(swapped_in.values()) <= 12
+
+
+def said(text: str) -> dict[str, str]:
+    """Who is said to have felt what, before the question."""
+    found = [sentence.split(" felt ") for sentence in text.split(". ") if " felt " in sentence]
+    return {sentence[0]: sentence[1] for sentence in found}
+
+
+def test_the_explicit_set_says_of_the_same_persons_what_the_two_person_set_implies() -> None:
+    used: Counter[str] = Counter()
+    for implied, told in zip(SETS["microstories"](), SETS["microstories_explicit"](), strict=True):
+        assert all(implied[key] == told[key] for key in ("id", "scenario", "emotion", "split"))
+        assert cue_emotions(told["text"]) == cue_emotions(told["neutral"]) == []
+        asked = told["text"].split()[-2]
+        felt = {name: next(e for e in EMOTIONS if word in ANSWERS[e]) for name, word in said(told["text"]).items()}
+        assert len(felt) == 2
+        assert felt.pop(asked) == told["emotion"]
+        assert list(felt.values()) == [e for e in cue_emotions(implied["text"]) if e != told["emotion"]]
+        # In the neutral text nothing is said of the asked person; all else stays.
+        assert said(told["neutral"]) == {name: word for name, word in said(told["text"]).items() if name != asked}
+        # The two tell the same but for cues and what is said: names, things, places and neutral sentences in order.
+        plain = re.sub(r"[A-Z][a-z]+ felt [a-z]+\. ", "", told["text"])
+        assert without_cues(plain) == without_cues(implied["text"])
+        used.update(said(told["text"]).values())
+    assert set(used) == ANSWER_WORDS
+
+
+def without_cues(text: str) -> str:
+    for cue in (*NEUTRAL_CUES, *(cue for emotion in EMOTIONS for cue in CUES[emotion])):
+        text = text.replace(f" {cue} ", " … ")
+    return text

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from circuits import shipped
-from circuits.prompts.datasets import Prompts, default_answers, read_prompts
+from circuits.prompts.datasets import Lexical, Prompts, default_answers, read_prompts
 from circuits.prompts.emotions import EMOTIONS
 from circuits.prompts.validation import Finding, emotion_words, validate_prompts
 
@@ -45,11 +45,17 @@ def test_emotion_words_are_a_fault_in_an_implicit_set() -> None:
     assert finding == Finding("emotion words in a set declared implicit", True, ("s0-fear (furious, sad)",))
 
 
-def test_emotion_words_are_meant_in_an_explicit_set_and_counted_in_an_undeclared_one() -> None:
+def test_emotion_words_are_listed_as_declared_in_an_explicit_set_and_counted_in_an_undeclared_one() -> None:
     rows = clean()
     for row in rows[:9]:
         row["text"] = row["text"].replace("Tom", "angry")
-    assert found([{**row, "lexical": "explicit"} for row in rows]) == ()
+    silent, declared = found([{**row, "lexical": "explicit"} for row in rows])
+    assert declared.what == "emotion words, as declared (lexical: explicit), in 9 of 36 texts"
+    assert declared.rows == tuple(f"{row['id']} (angry)" for row in rows[:9])
+    assert (declared.fault, declared.note) == (False, True)
+    assert silent.what == "texts without an emotion word in a set declared explicit"
+    assert silent.rows == tuple(row["id"] for row in rows[9:])
+    assert (silent.fault, silent.note) == (False, False)
     (finding,) = found([{k: v for k, v in row.items() if k != "lexical"} for row in rows])
     assert finding.what == "'lexical' is not declared; 25% of the texts contain emotion words"
     assert not finding.fault
@@ -124,7 +130,11 @@ def test_faults_come_first_and_long_lists_are_cut() -> None:
 
 @pytest.mark.parametrize("name", shipped.PROMPT_SETS)
 def test_a_shipped_set_has_no_faults(name: str) -> None:
-    assert [str(f) for f in validate_prompts(read_prompts(name)) if f.fault] == []
+    prompts = read_prompts(name)
+    findings = validate_prompts(prompts)
+    assert [str(f) for f in findings if not f.note] == []
+    explicit = prompts.lexical is Lexical.EXPLICIT
+    assert [len(f.rows) for f in findings] == ([len(prompts)] if explicit else [])
 
 
 def test_the_word_list_holds_every_shipped_answer_and_the_names_of_the_emotions() -> None:

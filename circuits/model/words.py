@@ -1,0 +1,58 @@
+"""Words that a model with a vocabulary of whole words does not know.
+
+Most tokenizers take any word apart into pieces seen in training. A vocabulary of whole words cannot: it maps an unknown word
+to one mark (word-level) or spells it in bytes that were never trained (the embedded model, whose tokenizer has no merges).
+Either way the model would be measured on noise without a sign of it, so prompts are held against the vocabulary first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from circuits.errors import PromptError
+from circuits.model.anatomy import Model
+from circuits.prompts.datasets import Prompts
+
+__all__ = ["require_words", "unknown_words"]
+
+
+def unknown_words(model: Model, text: str) -> tuple[str, ...]:
+    """Words of ``text`` that are not in a vocabulary of whole words, in order; empty for every other tokenizer.
+
+    Single characters that the vocabulary holds for spelling count as known.
+    """
+    return _unknown(model, model.tokenizer.get_vocab(), text) if model.whole_words else ()
+
+
+def require_words(model: Model, prompts: Prompts) -> None:
+    """Hold every text, neutral ones included, against a vocabulary of whole words.
+
+    Raises:
+        PromptError: a text holds a word that the model does not know; the first one is named.
+    """
+    if not model.whole_words:
+        return
+    vocabulary = model.tokenizer.get_vocab()
+    first: tuple[str, str] | None = None
+    lost = set()
+    for row in prompts.rows:
+        for text in (row.text, row.neutral or ""):
+            words = _unknown(model, vocabulary, text)
+            first = first or ((row.id, words[0]) if words else None)
+            lost |= {row.id} if words else set()
+    if first is not None:
+        raise PromptError(
+            f"{first[0]!r} of {prompts.name!r}: {model.name} does not know the word {first[1]!r} ({len(lost)} of "
+            f"{len(prompts)} rows hold unknown words); expected words of its own vocabulary: use a set written for it, "
+            "such as microstories for 'embedded', or another model"
+        )
+
+
+def _unknown(model: Model, vocabulary: Mapping[str, int], text: str) -> tuple[str, ...]:
+    backend = model.tokenizer.backend_tokenizer
+    if backend.normalizer is not None:
+        text = backend.normalizer.normalize_str(text)
+    pieces = [(text, (0, len(text)))]
+    if backend.pre_tokenizer is not None:
+        pieces = backend.pre_tokenizer.pre_tokenize_str(text)
+    return tuple(text[start:end].strip() for piece, (start, end) in pieces if piece not in vocabulary)
