@@ -72,16 +72,18 @@ class Writes:
     states: Tensor
 
 
-def capture(model: Model, prompts: Prompts, *, start: int = 1) -> Readings:
+def capture(model: Model, prompts: Prompts, *, start: int = 1, embed: bool = False) -> Readings:
     """Both positions of every layer at the read-out token, and means over the tokens from ``start`` on.
+
+    With ``embed`` the embedding, which enters the first half-layer, stands before them: one state more.
 
     Raises:
         MeasurementError: a text is too long, or an activation is NaN or infinite.
     """
     values, spans = [], []
     for tokens, run in _runs(model, prompts.texts, prompts.ids):
-        values.append(_stacked(run, tokens.at_readout))
-        spans.append(_stacked(run, partial(_span, tokens=tokens, start=start)))
+        values.append(_stacked(run, tokens.at_readout, embed))
+        spans.append(_stacked(run, partial(_span, tokens=tokens, start=start), embed))
     neutral = None
     if prompts.neutral:
         texts, names = (
@@ -89,7 +91,7 @@ def capture(model: Model, prompts: Prompts, *, start: int = 1) -> Readings:
             [f"neutral text of {scenario}" for scenario, _ in prompts.neutral],
         )
         runs = _runs(model, texts, names)
-        parts = [_stacked(run, partial(_span, tokens=tokens, start=start)) for tokens, run in runs]
+        parts = [_stacked(run, partial(_span, tokens=tokens, start=start), embed) for tokens, run in runs]
         neutral = np.concatenate(parts)
     return Readings(prompts, np.concatenate(values), np.concatenate(spans), neutral, start)
 
@@ -149,8 +151,9 @@ def _states(run: Recording) -> list[Tensor]:
     return [state for mid, post in zip(run.mid, run.pre[1:], strict=True) for state in (mid, post)]
 
 
-def _stacked(run: Recording, read: Callable[[Tensor], Tensor]) -> Array:
-    values: Array = torch.stack([read(state).cpu() for state in _states(run)], 1).to(torch.float64).numpy()
+def _stacked(run: Recording, read: Callable[[Tensor], Tensor], embed: bool) -> Array:
+    places = [run.embed, *_states(run)] if embed else _states(run)
+    values: Array = torch.stack([read(state).cpu() for state in places], 1).to(torch.float64).numpy()
     return values
 
 
