@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -36,8 +36,6 @@ LAYER_COLUMNS = (
 )  # fmt: skip
 RATE_COLUMNS = ("measure", "emotion", "rate", "value", "low", "high", "cells", "unit", "n", "reason")
 
-_ROUNDING = 1e-6
-
 
 @dataclass(frozen=True)
 class Changes:
@@ -49,7 +47,8 @@ class Changes:
         attn_draws, mlp_draws: the same on resampled scenarios, ``[draw, emotion, layer]``.
         n: scenarios.
         reasons: why a cell is NaN, by (emotion column, layer).
-        resolution: changes up to this size are rounding, ``[emotion, layer]``.
+        possible: where whole, attention and MLP can have changed anything: False for rounding, or where another test already
+            says that there is nothing.
     """
 
     measure: str
@@ -60,7 +59,7 @@ class Changes:
     mlp_draws: Float[NDArray[np.float64], "draw emotion layer"]
     n: int
     reasons: dict[tuple[int, int], str]
-    resolution: Float[NDArray[np.float64], "emotion layer"]
+    possible: Bool[NDArray[np.bool_], "part emotion layer"]
 
     def __post_init__(self) -> None:
         missing = np.isnan(self.attn) | np.isnan(self.mlp)
@@ -95,7 +94,7 @@ class _Verdicts:
     @classmethod
     def of(cls, changes: Changes) -> _Verdicts:
         parts, draws = changes.parts, changes.draws
-        defined = ~np.isnan(parts).any(0)
+        defined = np.asarray(~np.isnan(parts).any(0))
         beyond = _beyond(parts, draws, changes)
         sign = np.sign(parts[0])
         tail = tail_of(changes.n)
@@ -108,10 +107,10 @@ class _Verdicts:
 def _beyond(parts: Array, draws: Array, changes: Changes) -> NDArray[np.bool_]:
     """Which parts differ from zero, all cells and parts taken together."""
     spread = draws.std(1)
-    large = np.abs(parts) > changes.resolution
+    large = changes.possible & ~np.isnan(parts)
     tested = large & (spread > 0)
     if not tested.any():
-        return large & ~np.isnan(parts)
+        return large
     away = np.abs(draws - parts[:, None]) / np.where(tested, spread, 1)[:, None]
     largest = np.where(tested[:, None], away, 0).max((0, 2, 3))
     # The bootstrap's spread is estimated from few scenarios: Student's quantile, as in `bootstrap`.

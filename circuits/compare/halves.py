@@ -4,8 +4,7 @@ For each of the 2L half-layers, between the state before and the state after it 
 
 * how far it turns the direction (:mod:`.rotation`);
 * what it adds to held-out decodability: AUROC after minus before, scenarios in folds, the same resamples on both sides;
-* what it writes on the direction: the emotion's projection on ``v_e`` of the layer's ``resid_post``, relative to the scenario's
-  six texts, ``v_e`` from the other folds. ``<post - pre, v> = <mid - pre, v> + <post - mid, v>`` holds exactly;
+* what it writes on the direction at its layer's ``resid_post``, made of other scenarios (:mod:`.projecting`);
 * what ablating it costs (exact total effect), and its share of all that half-layers cost.
 
 Then what reading once per layer would have got wrong (:mod:`.attribution`). In parallel blocks no state lies between the
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from circuits import jsontext
 from circuits.compare.attribution import LAYER_COLUMNS, RATE_COLUMNS, Changes, layer_rows, rate_rows
+from circuits.compare.projecting import Written, written
 from circuits.compare.rotation import Rotation, rotation
 from circuits.directions.decoding import Folds, auroc, null_maxima, resampled
 from circuits.directions.estimators import contrast, deviations, rounding
@@ -60,6 +60,7 @@ QUANTITIES = {
 """What is said of every half-layer and emotion, with its unit."""
 
 _FOLDS = 5
+_SAME = 1e-9
 _DRAWS = 1000
 _NO_DIRECTION = "no direction: the six texts of a scenario do not differ by emotion {where}"
 _NO_TURN = "a direction is not told from noise in every resample"
@@ -159,8 +160,8 @@ class _Study:
     auroc: Array  # [emotion, state]
     draws: Array  # [draw, emotion, state], of the AUROC
     null: Array  # [emotion], 95th percentile of the largest AUROC
-    written_by: Array  # [scenario, emotion, half-layer]
-    resolution: Array  # [state], length that is rounding
+    wrote: Written
+    rounding: Array  # [state], length that is none
     n: int  # scenarios that are decoded
     complete: int  # scenarios with all six emotions
     seed: int
@@ -187,8 +188,8 @@ class _Study:
             auroc=auroc(scores, prompts.emotions),
             draws=resampled(scores, prompts, rng),
             null=np.quantile(maxima, 0.95, axis=0),
-            written_by=_written(apart, scenarios, _fold_of(prompts, folds), floor),
-            resolution=floor,
+            wrote=written(apart, scenarios, defined, seed=seed),
+            rounding=floor,
             n=prompts.n_scenarios,
             complete=len(np.unique(scenarios)),
             seed=seed,
@@ -239,73 +240,43 @@ class _Study:
                 ]
         return records
 
-    @property
-    def weights(self) -> Array:
-        n = self.complete
-        return np.random.default_rng(self.seed).multinomial(n, np.full(n, 1 / n), size=_DRAWS) / n
-
     def written(self) -> list[Record]:
-        tail, records = tail_of(self.complete), []
-        draws = np.einsum("ds,seh->deh", self.weights, self.written_by)
-        low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
-        mean = self.written_by.mean(0)
+        tail, records, value = tail_of(self.wrote.n), [], self.wrote.value
+        low, high = np.quantile(self.wrote.draws, [tail, 1 - tail], axis=0)
         for e in EMOTIONS:
             for h in range(self.halves):
                 at = (e.column, h)
-                reason = _NO_DIRECTION.format(where="after this layer") if np.isnan(mean[at]) else ""
-                records.append((*at, "written", mean[at], low[at], high[at], self.complete, reason))
+                reason = _NO_DIRECTION.format(where="after this layer") if np.isnan(value[at]) else ""
+                records.append((*at, "written", value[at], low[at], high[at], self.wrote.n, reason))
         return records
 
     def projection_changes(self) -> Changes:
         """What the halves of each layer write on the direction after it."""
-        mean = self.written_by.mean(0)
-        draws = np.einsum("ds,seh->deh", self.weights, self.written_by)
+        value, draws = self.wrote.value, self.wrote.draws
         missing = {
-            (int(e), int(h) // 2): _NO_DIRECTION.format(where="after it") for e, h in np.argwhere(np.isnan(mean))
+            (int(e), int(h) // 2): _NO_DIRECTION.format(where="after it") for e, h in np.argwhere(np.isnan(value))
         }
+        size = np.abs(np.stack([value[:, ::2] + value[:, 1::2], value[:, ::2], value[:, 1::2]]))
         return Changes(
-            measure="projection", unit="residual", attn=mean[:, ::2], mlp=mean[:, 1::2], attn_draws=draws[..., ::2],
-            mlp_draws=draws[..., 1::2], n=self.complete, reasons=missing,
-            resolution=np.broadcast_to(self.resolution[2::2], mean[:, ::2].shape).copy(),
+            measure="projection", unit="residual", attn=value[:, ::2], mlp=value[:, 1::2], attn_draws=draws[..., ::2],
+            mlp_draws=draws[..., 1::2], n=self.wrote.n, reasons=missing, possible=size > self.rounding[2::2],
         )  # fmt: skip
 
     def decodability_changes(self) -> Changes:
-        """What the halves of each layer add to the AUROC."""
-        mean, draws = np.diff(self.auroc, axis=1), np.diff(self.draws, axis=2)
+        """What the halves of each layer add to the AUROC.
+
+        Where neither side exceeds the null's maximum there is nothing to gain or lose: a bootstrap of given scores does not
+        know that directions made of noise would come out otherwise on other scenarios.
+        """
+        value, draws = np.diff(self.auroc, axis=1), np.diff(self.draws, axis=2)
+        told = self.auroc > self.null[:, None]
+        before, between, after = told[:, :-1:2], told[:, 1::2], told[:, 2::2]
+        possible = np.stack([before | after, before | between, between | after])
         return Changes(
-            measure="decodability", unit="AUROC", attn=mean[:, ::2], mlp=mean[:, 1::2], attn_draws=draws[..., ::2],
-            mlp_draws=draws[..., 1::2], n=self.n, reasons={}, resolution=np.full(mean[:, ::2].shape, 1e-9),
+            measure="decodability", unit="AUROC", attn=value[:, ::2], mlp=value[:, 1::2], attn_draws=draws[..., ::2],
+            mlp_draws=draws[..., 1::2], n=self.n, reasons={},
+            possible=possible & (np.abs(np.stack([value[:, ::2] + value[:, 1::2], value[:, ::2], value[:, 1::2]])) > _SAME),
         )  # fmt: skip
-
-
-def _fold_of(prompts: Prompts, folds: Folds) -> NDArray[np.int64]:
-    """Fold of every scenario, ``[scenario]``."""
-    _, first = np.unique(prompts.scenarios, return_index=True)
-    fold: NDArray[np.int64] = folds.of_row[first]
-    return fold
-
-
-def _written(apart: Array, scenarios: NDArray[np.int64], fold: NDArray[np.int64], floor: Array) -> Array:
-    """Projection of what each half-layer writes on the direction after its layer, ``[scenario, emotion, half-layer]``.
-
-    The direction is the unit contrast vector of the other folds; NaN where there is none in any of them.
-    """
-    found = np.unique(scenarios)
-    places = 1 + 2 * (np.arange(apart.shape[2] - 1) // 2) + 1  # the layer's resid_post
-    steps = np.diff(apart, axis=2)
-    each = np.full((len(apart), apart.shape[1], len(places)), np.nan)
-    for k in np.unique(fold[found]):
-        mine = fold[scenarios] == k
-        if mine.all():
-            continue
-        vectors = apart[~mine].mean(0)
-        lengths = np.linalg.norm(vectors, axis=-1)
-        unit = np.where(
-            (lengths > floor)[..., None], vectors / np.where(lengths > floor, lengths, 1)[..., None], np.nan
-        )
-        each[mine] = np.einsum("gehd,ehd->geh", steps[mine], unit[:, places])
-    result = np.stack([each[scenarios == s].mean(0) for s in found])
-    return result
 
 
 def _causal(effects: Effects, seed: int) -> list[Record]:
