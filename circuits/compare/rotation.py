@@ -86,8 +86,8 @@ def rotation(
             across = sums[:, e, s] @ sums[:, e, s + 1].T
             trio = (inner[s], across, inner[s + 1])
             columns["floor"][e, s] = np.max(halves[s : s + 2])
-            columns["plain"][e, s] = _angle(*(product.sum() for product in trio))
-            columns["turned"][e, s] = _angle(*(_apart(product, np.ones((1, n)))[0] for product in trio))
+            columns["plain"][e, s] = _angle(*(product.sum(keepdims=True)[0] for product in trio))[0]
+            columns["turned"][e, s] = _angle(*(_apart(product, np.ones((1, n))) for product in trio))[0]
             draws = _angle(*(_apart(product, drawn) for product in trio))
             # A draw without an angle means that a direction is not told from noise: then nothing is said of its turn.
             if np.isfinite(columns["turned"][e, s]) and np.isfinite(draws).all():
@@ -103,7 +103,6 @@ def _apart(product: Array, counts: Array) -> Array:
 
 def _angle(before: Array, across: Array, after: Array) -> Array:
     """Degrees between two vectors from their products; NaN where a squared length is not positive."""
-    before, across, after = np.asarray(before), np.asarray(across), np.asarray(after)
     there = (before > 0) & (after > 0)
     length = np.sqrt(np.where(there, before, 1) * np.where(there, after, 1))
     result: Array = np.where(there, np.degrees(np.arccos(np.clip(across / length, -1, 1))), np.nan)
