@@ -1,7 +1,7 @@
 """Claims put to the test: what was said, by whom, and what the data say. Every experiment ends in such records.
 
-A verdict follows from an interval and a bar that was set before: *supported* where the whole interval lies on the claimed side of
-the bar, *contradicted* where it lies on the other, *undecided* otherwise, and then the record says what data would decide it.
+A verdict follows from an interval and a bar that was set before: *supported* where the whole interval lies on the claimed side
+of the bar, *contradicted* where it lies on the other, *undecided* otherwise, and then the record says what data would decide it.
 """
 
 from __future__ import annotations
@@ -78,14 +78,18 @@ class Claim:
             raise RunError(f"a claim is {type(value).__name__}; expected an object with the fields of a claim")
         names = [field.name for field in fields(cls)]
         if odd := sorted(set(names) ^ {str(key) for key in value}):
-            raise RunError(f"a claim with {'unknown' if odd[0] not in names else 'no'} field {odd[0]!r}; expected {', '.join(names)}")
+            raise RunError(
+                f"a claim with {'unknown' if odd[0] not in names else 'no'} field {odd[0]!r}; expected {', '.join(names)}"
+            )
         for name in names:
             given, numbers = value[name], name in ("estimate", "low", "high")
             fine = given is None or (isinstance(given, int | float) and np.isfinite(given)) if numbers else (
                 isinstance(given, int) and not isinstance(given, bool) if name == "n" else isinstance(given, str)
             )  # fmt: skip
             if not fine:
-                raise RunError(f"the field {name!r} of a claim is {given!r}; expected {'a number' if numbers or name == 'n' else 'text'}")
+                raise RunError(
+                    f"the field {name!r} of a claim is {given!r}; expected {'a number' if numbers or name == 'n' else 'text'}"
+                )
         if value["verdict"] not in [str(s) for s in Standing]:
             raise RunError(f"a claim's verdict is {value['verdict']!r}; expected one of {', '.join(Standing)}")
         return cls(**{**{name: value[name] for name in names}, "verdict": Standing(value["verdict"])})
@@ -132,7 +136,8 @@ def claim(
     elif verdict is Standing.UNDECIDED:
         reason = f"the interval holds the bar {bar:g}; {_needed(found, bar)}"
     else:
-        reason = f"the interval lies {side if verdict is Standing.SUPPORTED else ('below' if above else 'above')} the bar {bar:g}"
+        other = "below" if above else "above"
+        reason = f"the interval lies {side if verdict is Standing.SUPPORTED else other} the bar {bar:g}"
     low, high, value = (None if not np.isfinite(x) else float(x) for x in (found.low, found.high, found.value))
     return Claim(
         key, text, source, model, prompts, f"{statistic}; claimed to lie {side} {bar:g}", value, low, high, unit, found.n, null,
@@ -153,5 +158,20 @@ def undecided(
 ) -> Claim:
     """A record of a claim that could not be tested at all; ``reason`` says what would make it possible."""
     return Claim(
-        key, text, source, model, prompts, statistic, None, None, None, "", 0, "", Standing.UNDECIDED, reason, "", experiment
+        key,
+        text,
+        source,
+        model,
+        prompts,
+        statistic,
+        None,
+        None,
+        None,
+        "",
+        0,
+        "",
+        Standing.UNDECIDED,
+        reason,
+        "",
+        experiment,
     )

@@ -16,7 +16,7 @@ from circuits.circuit.estimates import DRAWS, Estimate
 from circuits.circuit.evaluation import Bench
 from circuits.circuit.methods import method
 from circuits.compare.contexts import profile_table, profiles_apart
-from circuits.compare.writers import contributions
+from circuits.compare.decomposition import Decomposition
 from circuits.effects.ablation import require_complete
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation, Positions
@@ -140,8 +140,9 @@ class Crossing:
         both = []
         for side, rows in zip(self.sides, self.rows, strict=True):
             test = side.part(Split.TEST)
-            values, scenarios = contributions(model, test, vector, side.e, writers)
-            _, place = np.unique(scenarios, return_inverse=True)
+            parts = Decomposition.of(model, test).parts(vector, side.e, self.state)
+            values = np.stack([parts.of([c]) for c in writers], 1) if writers else np.zeros((len(parts.whole), 0))
+            _, place = np.unique(parts.scenarios, return_inverse=True)
             total = np.zeros((place.max() + 1, len(writers)))
             np.add.at(total, place, values)
             both.append((total / np.bincount(place)[:, None])[rows])

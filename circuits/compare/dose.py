@@ -20,7 +20,7 @@ from torch import Tensor
 from circuits.circuit.cost import Neutral
 from circuits.circuit.estimates import Estimate, estimate
 from circuits.circuit.evaluation import Bench
-from circuits.compare.steered import Job, amplified, by_scenario, require_of, steered
+from circuits.compare.steered import Job, amplified, by_scenario, steered
 from circuits.directions.vectors import Directions
 from circuits.effects.own import OwnTexts
 from circuits.errors import MeasurementError, SettingsError
@@ -80,7 +80,7 @@ def dose_response(
         SettingsError: no dose, one that is not a number above zero, or fewer than one random direction.
     """
     model = next(iter(benches.values())).model
-    require_of(model, directions)
+    directions.require(model)
     if not doses or not all(np.isfinite(d) and d > 0 for d in doses):
         raise SettingsError(
             f"doses are {tuple(doses)}; expected shares of the stream's norm above zero, such as {DOSES}"

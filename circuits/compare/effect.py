@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from circuits.circuit.estimates import DRAWS, Estimate, estimate
 from circuits.circuit.evaluation import Bench
-from circuits.compare.steered import Job, require_of, scenarios_of, steered
+from circuits.compare.steered import Job, scenarios_of, steered
 from circuits.directions.vectors import Directions
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.errors import MeasurementError, SettingsError
@@ -105,7 +105,7 @@ def same_effect(
         MeasurementError: the circuit is empty, or the emotion has a direction at none of the states.
         SettingsError: fewer than one random direction.
     """
-    require_of(bench.model, directions)
+    directions.require(bench.model)
     e = bench.emotion
     if not circuit:
         raise MeasurementError(
@@ -258,7 +258,7 @@ def pairs(
         DirectionError: directions of another model.
         MeasurementError: no emotion has both a circuit and a direction there.
     """
-    require_of(next(iter(benches.values())).model, directions)
+    directions.require(next(iter(benches.values())).model)
     onward = [s for s in directions.states if s.depth >= state.depth]
     having = [e for e in EMOTIONS if circuits.get(e) and any(directions.defined(s, e) for s in onward)]
     if not having:

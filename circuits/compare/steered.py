@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from circuits.circuit.evaluation import Bench
 from circuits.directions.vectors import Directions
 from circuits.effects.keeping import metric_keeping
-from circuits.errors import DirectionError, MeasurementError
+from circuits.errors import MeasurementError
 from circuits.model.anatomy import Model
 from circuits.model.resuming import Replaced, Subsets
 from circuits.model.sites import Component, Kind, State
 from circuits.model.steering import Edits
 from circuits.prompts.emotions import Emotion
 
-__all__ = ["Job", "amplified", "by_scenario", "require_of", "scenarios_of", "steered"]
+__all__ = ["Job", "amplified", "by_scenario", "scenarios_of", "steered"]
 
 Array = NDArray[np.float64]
 
@@ -140,21 +140,6 @@ def by_scenario(
     np.add.at(total, place, np.moveaxis(values, 0, 1))
     result: Array = np.moveaxis(total / np.bincount(place)[:, None, None], 0, 1)
     return result
-
-
-def require_of(model: Model, directions: Directions) -> None:
-    """Refuse directions that were not estimated on this model.
-
-    Raises:
-        DirectionError: another model's, or vectors of another size.
-    """
-    if directions.model != model.fingerprint:
-        raise DirectionError("the directions were estimated on another model; estimate them on this one")
-    if directions.vectors.shape[1:] != (2 * model.n_layers, model.d_model):
-        raise DirectionError(
-            f"the directions are {directions.vectors.shape[1]} states of {directions.vectors.shape[2]} numbers; {model.name} "
-            f"has {2 * model.n_layers} states of {model.d_model}"
-        )
 
 
 def _driven(own: torch.Tensor, new: torch.Tensor, factor: float) -> torch.Tensor:

@@ -10,6 +10,7 @@ __all__ = ["COLUMNS", "Comparison"]
 
 COLUMNS = (
     "emotion", "state", "layer", "half", "item", "role", "contribution", "share", "low", "high", "cosine", "n", "unit",
+    "reason",
 )  # fmt: skip
 
 
@@ -22,7 +23,8 @@ class Comparison:
     are the circuit's own components. ``contribution`` [residual units] is the mean emotion-centred projection of the item's
     write on the direction, ``share`` that divided by the whole state's, with a 95% scenario bootstrap interval (for random
     circuits: the 2.5th and 97.5th percentile over circuits), ``cosine`` that of the node's mean centred write with the
-    direction.
+    direction (NaN for parts, and for a node whose write does not differ by emotion). Where there is no direction the parts'
+    numbers are NaN and ``reason`` says why.
     """
 
     table: pd.DataFrame

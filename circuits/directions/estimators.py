@@ -27,7 +27,10 @@ from circuits.model.words import require_words
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
-__all__ = ["Estimator", "contrast", "directions_from", "estimate_directions", "grand_mean", "probe"]
+__all__ = [
+    "Estimator", "contrast", "deviations", "directions_from", "estimate_directions", "grand_mean", "group_means", "probe",
+    "rounding",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 
@@ -61,11 +64,33 @@ def group_means(readings: Readings, values: Array) -> Array:
     return means
 
 
+def deviations(readings: Readings) -> tuple[Array, NDArray[np.int64]]:
+    """Every complete group's ``δ_{g,e}`` at the read-out token, ``[group, emotion, state, d_model]``, and its scenario.
+
+    Raises:
+        DirectionError: no group has all six emotions.
+    """
+    means = group_means(readings, readings.values)
+    groups, first = np.unique(readings.prompts.groups, return_index=True)
+    whole = [np.unique(readings.prompts.emotions[readings.prompts.groups == g]).size == len(EMOTIONS) for g in groups]
+    return means - means.mean(1, keepdims=True), readings.prompts.scenarios[first][np.array(whole)]
+
+
 def contrast(readings: Readings) -> Array:
     """Mean over complete groups of each emotion's deviation from the group's mean (Wang et al. 2025)."""
     means = group_means(readings, readings.values)
-    deviations: Array = (means - means.mean(1, keepdims=True)).mean(0)
-    return deviations
+    vectors: Array = (means - means.mean(1, keepdims=True)).mean(0)
+    return vectors
+
+
+def rounding(readings: Readings) -> Array:
+    """Length [residual units] up to which a difference at a state is rounding and no direction, ``[state]``.
+
+    A state that does not differ by emotion, as the first ones of a planted model, still differs in its last bits.
+    """
+    largest = np.abs(readings.values).max(axis=(0, 2))
+    length: Array = np.finfo(np.float32).eps * largest * np.sqrt(readings.values.shape[-1])
+    return length
 
 
 def grand_mean(readings: Readings) -> Array:
@@ -150,9 +175,7 @@ def directions_from(model: Model, readings: Readings, estimator: Estimator = con
     """The same from readings at hand."""
     vectors = estimator(readings)
     norms = np.linalg.norm(vectors, axis=-1)
-    # Rounding noise of the stream is no direction: a planted model's early states do not differ by emotion at all.
-    scale = np.abs(readings.values).max(axis=(0, 2)) * np.sqrt(vectors.shape[-1])
-    floor = np.finfo(np.float32).eps * scale if estimator is not probe else np.zeros_like(scale)
+    floor = rounding(readings) if estimator is not probe else np.zeros(vectors.shape[1])
     defined = norms > floor
     for e in EMOTIONS:
         if not defined[e.column].any():

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuits.errors import DirectionError
+from circuits.model.anatomy import Model
 from circuits.model.sites import State
 from circuits.prompts.emotions import EMOTIONS, Emotion
 
@@ -39,6 +40,36 @@ class Directions:
     model: str
     prompts: str
     n: int
+
+    def require(self, model: Model) -> None:
+        """Check that these are unit vectors in this very model's stream.
+
+        Raises:
+            DirectionError: another model's fingerprint, a state the model lacks, vectors of another width, or a vector that is
+                neither of unit length nor marked as missing.
+        """
+        if self.model != model.fingerprint:
+            raise DirectionError("the directions were estimated on another model; estimate them on this one")
+        foreign = [state for state in self.states if state not in model.states]
+        if foreign:
+            raise DirectionError(
+                f"the directions have a vector at {foreign[0]}; expected states of {model.name}, {model.states[0]} to "
+                f"{model.states[-1]}"
+            )
+        shape = (len(EMOTIONS), len(self.states), model.d_model)
+        if self.vectors.shape != shape or self.norms.shape != shape[:2]:
+            raise DirectionError(
+                f"directions of shape {self.vectors.shape} with norms of shape {self.norms.shape}; expected {shape}: emotion, "
+                "state and width of the stream"
+            )
+        lengths = np.linalg.norm(self.vectors, axis=-1)
+        wrong = np.argwhere(~(np.abs(lengths - 1) < 1e-3) & (self.norms != 0))
+        if len(wrong):
+            e, place = wrong[0]
+            raise DirectionError(
+                f"the direction of {EMOTIONS[e]} at {self.states[place]} has length {lengths[e, place]:.4g}; expected 1, or a "
+                "norm of 0 where there is none"
+            )
 
     def at(self, state: State, e: Emotion) -> Array:
         """The unit vector [d_model] of one emotion at one state.

@@ -19,7 +19,7 @@ from scipy import stats
 
 __all__ = [
     "MIN_SCENARIOS", "Interval", "Reliability", "Summary", "benjamini_hochberg", "bootstrap", "emotion_permutation",
-    "sign_flip", "split_half", "summarise",
+    "sign_flip", "split_half", "summarise", "tail_of",
 ]  # fmt: skip
 
 Array = NDArray[np.float64]
@@ -92,9 +92,7 @@ def bootstrap(
     """
     n = values.shape[0]
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws) / n
-    tail = (1 - level) / 2
-    if widened and n > 1:
-        tail = float(stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(tail, n - 1)))
+    tail = tail_of(n, level) if widened and n > 1 else (1 - level) / 2
     low, high = np.empty(values.shape[1]), np.empty(values.shape[1])
     for part in _parts(values.shape[1], draws):
         means = weights @ values[:, part]
@@ -104,6 +102,11 @@ def bootstrap(
             tails = _corrected(values[:, part], means, tail)
             low[part], high[part] = (_quantile_each(means, t) for t in tails)
     return low, high
+
+
+def tail_of(n: int, level: float = 0.95) -> float:
+    """The part of a bootstrap of ``n`` scenarios to cut off at each end; see :func:`bootstrap`."""
+    return float(stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, n - 1)))
 
 
 def _corrected(values: Array, means: Array, tail: float) -> tuple[Array, Array]:

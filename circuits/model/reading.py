@@ -73,24 +73,29 @@ class Writes:
 
 
 def read_texts(
-    model: Model, texts: Sequence[str], names: Sequence[str], *, start: int = 1
+    model: Model, texts: Sequence[str], names: Sequence[str], *, start: int = 1, embed: bool = False
 ) -> Iterator[tuple[Array, Array]]:
     """Batch by batch, every state ``[text, state, d_model]`` at the last token, and its mean over the tokens from ``start`` on.
+
+    With ``embed`` the embedding stands before the states.
 
     Raises:
         MeasurementError: a text is too long (by its name), or an activation is NaN or infinite.
     """
     for tokens, run in _runs(model, texts, names):
-        yield _stacked(run, tokens.at_readout), _stacked(run, partial(_span, tokens=tokens, start=start))
+        spans = _stacked(run, partial(_span, tokens=tokens, start=start), embed)
+        yield _stacked(run, tokens.at_readout, embed), spans
 
 
-def capture(model: Model, prompts: Prompts, *, start: int = 1) -> Readings:
+def capture(model: Model, prompts: Prompts, *, start: int = 1, embed: bool = False) -> Readings:
     """Both positions of every layer at the read-out token, and means over the tokens from ``start`` on.
+
+    With ``embed`` the embedding, which enters the first half-layer, stands before them: one state more.
 
     Raises:
         MeasurementError: a text is too long, or an activation is NaN or infinite.
     """
-    values, spans = zip(*read_texts(model, prompts.texts, prompts.ids, start=start), strict=True)
+    values, spans = zip(*read_texts(model, prompts.texts, prompts.ids, start=start, embed=embed), strict=True)
     neutral = None
     if prompts.neutral:
         texts, names = (
@@ -98,7 +103,7 @@ def capture(model: Model, prompts: Prompts, *, start: int = 1) -> Readings:
             [f"neutral text of {scenario}" for scenario, _ in prompts.neutral],
         )
         runs = _runs(model, texts, names)
-        parts = [_stacked(run, partial(_span, tokens=tokens, start=start)) for tokens, run in runs]
+        parts = [_stacked(run, partial(_span, tokens=tokens, start=start), embed) for tokens, run in runs]
         neutral = np.concatenate(parts)
     return Readings(prompts, np.concatenate(values), np.concatenate(spans), neutral, start)
 
@@ -158,8 +163,9 @@ def _states(run: Recording) -> list[Tensor]:
     return [state for mid, post in zip(run.mid, run.pre[1:], strict=True) for state in (mid, post)]
 
 
-def _stacked(run: Recording, read: Callable[[Tensor], Tensor]) -> Array:
-    values: Array = torch.stack([read(state).cpu() for state in _states(run)], 1).to(torch.float64).numpy()
+def _stacked(run: Recording, read: Callable[[Tensor], Tensor], embed: bool) -> Array:
+    places = [run.embed, *_states(run)] if embed else _states(run)
+    values: Array = torch.stack([read(state).cpu() for state in places], 1).to(torch.float64).numpy()
     return values
 
 

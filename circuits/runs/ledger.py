@@ -31,7 +31,9 @@ def read_claims(directory: Path) -> list[Claim]:
     for path in sorted(directory.glob("*.claims.json")):
         value = read_json(path)
         if not isinstance(value, dict) or value.get("format") != FORMAT or not isinstance(value.get("claims"), list):
-            raise RunError(f"{path} is no file of claims (expected format {FORMAT}); remove it or run the experiment again")
+            raise RunError(
+                f"{path} is no file of claims (expected format {FORMAT}); remove it or run the experiment again"
+            )
         try:
             found += [Claim.of_dict(one) for one in value["claims"]]
         except RunError as error:

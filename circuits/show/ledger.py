@@ -21,8 +21,8 @@ def ledger_page(claims: Sequence[Claim], title: str) -> str:
     counts = Counter(one.verdict for one in claims)
     summary = ", ".join(f"{counts[s]} {s}" for s in Standing)
     parts: list[str | go.Figure] = [
-        f"<p>{len(claims)} claims: {summary}. A claim is <b>supported</b> where the whole 95% interval lies on its side of a bar "
-        "that was set before, <b>contradicted</b> where it lies on the other, else <b>undecided</b>.</p>"
+        f"<p>{len(claims)} claims: {summary}. A claim is <b>supported</b> where the whole 95% interval lies on its side of a "
+        "bar that was set before, <b>contradicted</b> where it lies on the other, else <b>undecided</b>.</p>"
     ]
     if any(one.estimate is not None for one in claims):
         parts.append(intervals(claims))
@@ -63,7 +63,9 @@ def intervals(claims: Sequence[Claim]) -> go.Figure:
             hovertext=[f"{escape(one.claim)}<br>{escape(one.unit)}" for one in rows],
         )  # fmt: skip
     figure.update_yaxes(autorange="reversed", automargin=True)
-    figure.update_xaxes(title="estimate with 95% interval, each in its own unit", zeroline=True, zerolinecolor="#222222")
+    figure.update_xaxes(
+        title="estimate with 95% interval, each in its own unit", zeroline=True, zerolinecolor="#222222"
+    )
     figure.update_layout(
         template="plotly_white", height=120 + 30 * len(claims), margin={"l": 20, "r": 20, "t": 30, "b": 60},
         font={"family": "system-ui, sans-serif", "size": 12}, legend={"orientation": "h", "y": 1.08},

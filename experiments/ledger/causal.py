@@ -1,4 +1,4 @@
-"""Claims about circuits: how many neurons carry an emotion, whether circuits explain directions, and one or several mechanisms."""
+"""Claims about circuits: how many neurons carry an emotion, whether circuits explain directions, one mechanism or several."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from ledger.study import Study
 
 from circuits.circuit.estimates import Estimate, estimate
 from circuits.circuit.evaluation import Bench
@@ -18,6 +17,7 @@ from circuits.errors import CircuitsError, MeasurementError
 from circuits.model.sites import Component, Kind, parse
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS, Emotion
+from ledger.study import Study
 
 __all__ = ["explained", "few_neurons", "one_mechanism", "shared"]
 
@@ -37,7 +37,9 @@ def few_neurons(study: Study) -> list[Claim]:
     for e, bench in benches.items():
         top = top_neurons(study, e)
         chance = [_random_like(top, model.d_mlp, rng) for _ in range(20)]
-        found = bench.metrics([everything - top, everything - frozenset(model.neurons), *(everything - c for c in chance)])
+        found = bench.metrics(
+            [everything - top, everything - frozenset(model.neurons), *(everything - c for c in chance)]
+        )
         lost = bench.whole - found
         share = estimate(lost[:2], lambda means: means[:, 0] / means[:, 1])
         null = float(np.mean(lost[2:].mean(1)) / lost[1].mean())
@@ -47,8 +49,8 @@ def few_neurons(study: Study) -> list[Claim]:
     return [claim(
         "few-neurons", f"a few neurons per layer (2-{PER_LAYER}) carry most of the neurons' effect", WANG, model=model.name,
         prompts=f"{study.prompts.name}, test", found=worst[0], bar=0.5, unit="share",
-        statistic=f"loss without the {PER_LAYER} strongest neurons of every layer (chosen on select) over loss without any neuron, "
-        f"for the emotion it is least for ({worst[1]})",
+        statistic=f"loss without the {PER_LAYER} strongest neurons of every layer (chosen on select) over loss without any "
+        f"neuron, for the emotion it is least for ({worst[1]})",
         null=f"{PER_LAYER} random neurons a layer: {worst[2]:.0%}", experiment="claims", figure="claims.html",
     )]  # fmt: skip
 
@@ -96,8 +98,8 @@ def explained(study: Study) -> list[Claim]:
     null = here[(here["item"] == "random circuits") & (here["emotion"] == row["emotion"])]["share"]
     records = [claim(
         "written-share", texts[0], HERE, found=Estimate(row["share"], row["low"], row["high"], int(row["n"])), bar=0.5,
-        unit="share", statistic=f"share of the centred projection at {last} that the circuit writes, for the emotion it is least "
-        f"for ({row['emotion']})",
+        unit="share", statistic=f"share of the centred projection at {last} that the circuit writes, for the emotion it is "
+        f"least for ({row['emotion']})",
         null=f"matched random circuits: {float(null.iloc[0]):.0%}" if len(null) else "", figure="../report.html", **common,
     )]  # fmt: skip
     effects = run.effects_compared.table
@@ -111,10 +113,10 @@ def explained(study: Study) -> list[Claim]:
     rest = effects[(effects["emotion"] == row["emotion"]) & (effects["state"] == middle) & effects["onward"]]
     rest = rest[rest["out"] == "levelled"].set_index("what")["share"]
     return [*records, claim(
-        "same-effect", texts[1], HERE, found=Estimate(row["share"], row["share_low"], row["share_high"], int(row["n"])), bar=0.8,
+        "same-effect", texts[1], HERE, bar=0.8, found=Estimate(row["share"], row["share_low"], row["share_high"], int(row["n"])),
         unit="share", statistic=f"mediated share (a + b - c) / a from {middle} on, for the emotion it is least for "
         f"({row['emotion']})",
-        null=f"random directions take {rest['random direction']:.0%} of a, matched random circuits {rest['random circuits']:.0%}",
+        null=f"random directions take {rest['random direction']:.0%} of a, random circuits {rest['random circuits']:.0%}",
         figure="../report.html", **common,
     )]  # fmt: skip
 
@@ -154,7 +156,7 @@ def _of_verdicts(
                for (e, v), one in zip(verdicts.items(), found.values(), strict=True)]  # fmt: skip
     n = min((len(one.matching) for one in found.values() if isinstance(one, Mechanisms) and one.matching), default=0)
     return Claim(
-        key, text, source, common["model"], common["prompts"], statistic, same / len(verdicts), None, None, "share of emotions", n,
+        key, text, source, common["model"], common["prompts"], statistic, same / len(verdicts), None, None, "of six emotions", n,
         "contexts split at random have one circuit: make verdicts", standing, "; ".join(reasons), "claims.html",
         common["experiment"],
     )  # fmt: skip
@@ -165,13 +167,15 @@ def shared(study: Study, results: Mapping[str, Any]) -> list[Claim]:
     common: dict[str, Any] = {"model": study.model.name, "prompts": study.prompts.name, "experiment": "overlap"}
     text = "heads are shared between emotions more than neurons"
     if "heads_minus_neurons" not in results:
-        return [undecided("shared-heads", text, WANG, statistic="normalised likeness of heads minus that of neurons",
-                          reason="one of the two kinds could not be compared: circuits with heads and neurons would decide", **common)]  # fmt: skip
+        return [undecided(
+            "shared-heads", text, WANG, statistic="normalised likeness of heads minus that of neurons",
+            reason="one of the two kinds could not be compared: circuits with heads and neurons would decide", **common,
+        )]  # fmt: skip
     one = results["heads_minus_neurons"]
     return [claim(
         "shared-heads", text, WANG, found=Estimate(one["value"], one["low"], one["high"], one["n"]), bar=0.0, unit="share",
-        statistic="likeness of two emotions' heads across halves of the scenarios, between chance (0) and split-half ceiling (1), "
-        "minus the same of neurons",
+        statistic="likeness of two emotions' heads across halves of the scenarios, between chance (0) and split-half ceiling "
+        "(1), minus the same of neurons",
         null="0 where both are shared alike", figure="overlap.html", **common,
     )]  # fmt: skip
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-from ledger.study import Study
 
 from circuits.circuit.estimates import Estimate, estimate
 from circuits.compare.claims import Claim, claim, undecided
@@ -13,6 +12,7 @@ from circuits.compare.contexts import Deviations
 from circuits.compare.halves import HalfLayers
 from circuits.directions.decoding import Decodability, across, within
 from circuits.prompts.emotions import EMOTIONS, emotion
+from ledger.study import Study
 
 __all__ = ["decodable", "geometry", "turning"]
 
@@ -25,13 +25,19 @@ def decodable(study: Study) -> list[Claim]:
     """Emotion is decodable at layer 0: where its words are said, from there to where they are not, and where they are not."""
     here, there = study.readings(study.prompts), None
     explicit = study.matched("explicit")
-    conditions = [("absent", "the emotion's words are absent", lambda: within(here, study.model.states, permutations=200))]
+    conditions = [
+        ("absent", "the emotion's words are absent", lambda: within(here, study.model.states, permutations=200))
+    ]
     if explicit is not None:
         there = study.readings(explicit)
         said = there
         conditions = [
             ("within", "within one set that says the emotion's words", lambda: within(said, study.model.states)),
-            ("across", "from a set that says the words to one that does not", lambda: across(said, here, study.model.states)),
+            (
+                "across",
+                "from a set that says the words to one that does not",
+                lambda: across(said, here, study.model.states),
+            ),
             *conditions,
         ]
     records = []
@@ -46,12 +52,13 @@ def decodable(study: Study) -> list[Claim]:
             experiment="claims", figure="onset.html",
         ))  # fmt: skip
     if explicit is None:
-        for key in ("within", "across"):
-            records.append(undecided(
-                f"layer-0-{key}", "emotion is decodable at layer 0 where its words are said", WANG, model=study.model.name,
-                prompts=study.prompts.name, statistic="held-out AUROC", experiment="claims",
-                reason=f"there is no set with the emotion's words matched to {study.prompts.name} that the model can read",
-            ))  # fmt: skip
+        text = "emotion is decodable at layer 0 where its words are said"
+        why = f"there is no set with the emotion's words matched to {study.prompts.name} that the model can read"
+        records += [
+            undecided(f"layer-0-{key}", text, WANG, model=study.model.name, prompts=study.prompts.name,
+                      statistic="held-out AUROC", reason=why, experiment="claims")
+            for key in ("within", "across")
+        ]  # fmt: skip
     return records
 
 
@@ -123,16 +130,19 @@ def turning(study: Study, halves: HalfLayers) -> list[Claim]:
     common = {"model": study.model.name, "prompts": f"{study.prompts.name}, test", "experiment": "claims"}
     firm = {half: rows[["value", "low", "high"]].dropna() for half, rows in parts.items()}
     if any(rows.empty for rows in firm.values()):
-        return [undecided("turning", text, WANG, statistic="angle by half-layer", **common,
-                          reason="no half-layer's angle is told from noise; more scenarios, or a later half, would be")]  # fmt: skip
+        why = "no half-layer's angle is told from noise; more scenarios, or a later half, would be"
+        return [undecided("turning", text, WANG, statistic="angle by half-layer", reason=why, **common)]
     attn, mlp = (firm[half].mean() for half in ("attn", "mlp"))
     # The intervals of rows are of one sample: their mean ends are those of a mean that varies as one, the widest there is.
-    found = Estimate(mlp["value"] - attn["value"], mlp["low"] - attn["high"], mlp["high"] - attn["low"], int(late["n"].min()))
-    virtual = "" if halves.sequential else "in parallel blocks the state between the halves is virtual: no such order exists"
+    found = Estimate(
+        mlp["value"] - attn["value"], mlp["low"] - attn["high"], mlp["high"] - attn["low"], int(late["n"].min())
+    )
+    virtual = (
+        "" if halves.sequential else "in parallel blocks the state between the halves is virtual: no such order exists"
+    )
     return [claim(
         "turning", text, WANG, found=found, bar=0.0, unit="degrees", doubt=virtual,
         statistic=f"mean angle by the MLP ({mlp['value']:.1f}°) minus that by attention ({attn['value']:.1f}°), "
         f"layers {study.model.n_layers // 2} and later, six emotions, corrected for noise; interval as if all varied as one",
         figure="claims.html", **common,
     )]  # fmt: skip
-

@@ -6,19 +6,22 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import tiny_rows
 from effects.naive import Naive
 from families import ANSWERS, FAMILIES
 
+from circuits.compare.decomposition import Decomposition
 from circuits.compare.table import COLUMNS
-from circuits.compare.writers import writers
-from circuits.directions.estimators import estimate_directions
+from circuits.compare.writers import decomposed, writers
+from circuits.directions.estimators import contrast, directions_from, estimate_directions, grand_mean, probe
 from circuits.directions.vectors import Directions
 from circuits.effects.kinds import Ablation, Positions
-from circuits.errors import DirectionError
+from circuits.errors import ComponentError, DirectionError, MeasurementError
 from circuits.model.anatomy import Model
+from circuits.model.reading import capture
 from circuits.model.sites import Component, State, head, neuron, states
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
@@ -146,7 +149,7 @@ def test_the_share_of_a_circuit_and_of_its_nodes_is_a_loop_over_them(family, mod
             assert row.contribution == pytest.approx(write @ v, abs=2e-5 * max(1, abs(whole)))
             # In layer 0 of a parallel model an MLP reads the token alone, and that is the same in all six texts.
             length = np.linalg.norm(write)
-            assert row.cosine == pytest.approx(write @ v / length if length > 1e-6 else 0, abs=1e-3)
+            assert row.cosine == pytest.approx(write @ v / length if length > 1e-6 else np.nan, abs=1e-3, nan_ok=True)
 
 
 def test_the_table_has_its_columns_and_intervals_around_the_share(model_of, directions_of, prompts):
@@ -173,10 +176,71 @@ def test_directions_of_another_model_are_refused(model_of, directions_of, prompt
         writers(model_of("gpt2"), prompts, directions_of("llama"), {})
 
 
-def test_states_without_a_direction_have_no_rows(model_of, directions_of, prompts):
+def test_states_without_a_direction_have_no_numbers_but_a_reason(model_of, directions_of, prompts):
     directions = directions_of("gpt2")
     norms = directions.norms.copy()
     norms[0, :3] = 0
-    table = writers(model_of("gpt2"), prompts, replace(directions, norms=norms), {}).table
-    assert set(table[table.emotion == "anger"].state) == {"L1.post", "L2.mid", "L2.post"}
-    assert table[table.emotion == "fear"].state.nunique() == 6
+    table = writers(model_of("gpt2"), prompts, replace(directions, norms=norms), {EMOTIONS[0]: OWN}).table
+    gone = table[(table.emotion == "anger") & table.state.isin(["L0.mid", "L0.post", "L1.mid"])]
+    assert gone[["contribution", "share", "low", "high", "cosine"]].isna().all(axis=None)
+    assert set(gone["reason"]) == {"no direction: the state does not differ by emotion here"}
+    assert sorted(gone["item"]) == sorted(["heads", "neurons", "rest", "circuit"] * 3)
+    there = table.drop(gone.index)
+    assert (there.reason == "").all()
+    assert there.contribution.notna().all()
+
+
+def test_directions_at_some_states_are_read_at_those(model_of, directions_of, prompts):
+    """Vectors of the last two states alone: the rows are those of the same states among all six."""
+    model, directions = model_of("gpt2"), directions_of("gpt2")
+    whole = writers(model, prompts, directions, {}).table
+    last = replace(
+        directions, states=directions.states[4:], vectors=directions.vectors[:, 4:], norms=directions.norms[:, 4:]
+    )
+    found = writers(model, prompts, last, {}).table
+    wanted = whole[whole.state.isin(["L2.mid", "L2.post"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, wanted)
+
+
+def test_vectors_of_another_site_width_or_length_are_refused(model_of, directions_of, prompts):
+    model, directions = model_of("gpt2"), directions_of("gpt2")
+    with pytest.raises(DirectionError, match=r"a vector at L3\.mid; expected states of"):
+        writers(model, prompts, replace(directions, states=states(4)[2:]), {})
+    with pytest.raises(DirectionError, match=r"shape \(6, 6, 15\).*expected \(6, 6, 16\)"):
+        writers(model, prompts, replace(directions, vectors=directions.vectors[..., 1:]), {})
+    with pytest.raises(DirectionError, match=r"anger at L0\.mid has length 2; expected 1"):
+        writers(model, prompts, replace(directions, vectors=2 * directions.vectors), {})
+    with pytest.raises(DirectionError, match=r"has length nan"):
+        writers(model, prompts, replace(directions, vectors=np.nan * directions.vectors), {})
+
+
+def test_a_component_the_model_lacks_is_refused(model_of, directions_of, prompts):
+    with pytest.raises(ComponentError, match="L0N99"):
+        writers(model_of("gpt2"), prompts, directions_of("gpt2"), {EMOTIONS[0]: [neuron(0, 99)]})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_estimator_s_projection_is_the_sum_of_its_writes(family, model_of, prompts):
+    """Text by text, each head and neuron alone, against the state read off the model by hooks."""
+    model = model_of(family)
+    oracle, readings = Oracle(model, prompts), capture(model, prompts)
+    writes = Decomposition.of(model, prompts)
+    for estimator in (contrast, grand_mean, probe):
+        directions = directions_from(model, readings, estimator)
+        for state in (states(3)[2], states(3)[5]):
+            centred = {e: oracle.own(e, oracle.state(state)) for e in EMOTIONS}
+            for e in EMOTIONS:
+                parts = writes.parts(directions.at(state, e), e, state)
+                wanted = centred[e] @ directions.at(state, e)
+                total = parts.rest + parts.heads.sum((1, 2)) + parts.neurons.sum((1, 2))
+                np.testing.assert_allclose(total, wanted, atol=1e-4 * max(1, np.abs(wanted).max()))
+                np.testing.assert_allclose(parts.of((*model.heads, *model.neurons)), total - parts.rest, atol=1e-9)
+                assert not parts.heads[:, state.layer + 1 :].any()
+
+
+def test_writes_that_do_not_add_up_are_an_error(model_of, directions_of, prompts):
+    model, directions = model_of("gpt2"), directions_of("gpt2")
+    writes = Decomposition.of(model, prompts)
+    torn = replace(writes, heads=writes.heads * 1.01)
+    with pytest.raises(MeasurementError, match=r"miss the projection of anger at L0\.mid by"):
+        decomposed(torn, directions, {})
