@@ -1,7 +1,7 @@
 """Claims put to the test: what was said, by whom, and what the data say. Every experiment ends in such records.
 
 A verdict follows from an interval and a bar that was set before: *supported* where the whole interval lies on the claimed side
-of the bar, *contradicted* where it lies on the other, *undecided* otherwise, and then the record says what data would decide it.
+of the bar, *contradicted* where it lies on the other, *undecided* otherwise, and then the record says what would decide it.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def explained(study: Study) -> list[Claim]:
     rest = effects[(effects["emotion"] == row["emotion"]) & (effects["state"] == middle) & effects["onward"]]
     rest = rest[rest["out"] == "levelled"].set_index("what")["share"]
     return [*records, claim(
-        "same-effect", texts[1], HERE, bar=0.8, found=Estimate(row["share"], row["share_low"], row["share_high"], int(row["n"])),
+        "same-effect", texts[1], HERE, bar=0.8,
+        found=Estimate(row["share"], row["share_low"], row["share_high"], int(row["n"])),
         unit="share", statistic=f"mediated share (a + b - c) / a from {middle} on, for the emotion it is least for "
         f"({row['emotion']})",
         null=f"random directions take {rest['random direction']:.0%} of a, random circuits {rest['random circuits']:.0%}",
@@ -156,7 +157,7 @@ def _of_verdicts(
                for (e, v), one in zip(verdicts.items(), found.values(), strict=True)]  # fmt: skip
     n = min((len(one.matching) for one in found.values() if isinstance(one, Mechanisms) and one.matching), default=0)
     return Claim(
-        key, text, source, common["model"], common["prompts"], statistic, same / len(verdicts), None, None, "of six emotions", n,
+        key, text, source, common["model"], common["prompts"], statistic, same / len(verdicts), None, None, "of six", n,
         "contexts split at random have one circuit: make verdicts", standing, "; ".join(reasons), "claims.html",
         common["experiment"],
     )  # fmt: skip
