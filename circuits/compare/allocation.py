@@ -1,7 +1,7 @@
 """Wang's allocation: how many nodes each half-layer may have, given how much it matters; a pure function.
 
-The rule (Wang et al. 2025, arXiv 2510.11328; numbers are the defaults of the authors' code, 560 nodes in 28 layers): of K nodes 70% are
-neurons and 30% heads. Every layer gets 4 neurons and 2 heads. The rest of each kind is divided in proportion to the
+The rule (Wang et al. 2025, arXiv 2510.11328; numbers are the defaults of the authors' code, for 560 nodes in 28 layers): of
+K nodes 70% are neurons and 30% heads. Every layer gets 4 neurons and 2 heads. The rest of each kind is divided in proportion to the
 positive part of its half-layers' influence, no half-layer above 40% of its kind's share of K, by largest remainders. Inside a
 half-layer the components of largest score are taken.
 
