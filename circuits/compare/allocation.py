@@ -1,9 +1,9 @@
 """Wang's allocation: how many nodes each half-layer may have, given how much it matters; a pure function.
 
-The rule (Wang et al. 2025, arXiv 2510.11328; numbers are the defaults of the authors' code, 560 nodes in 28 layers): of K nodes 70%
-are neurons and 30% heads. Every layer gets 4 neurons and 2 heads. The rest of each kind is divided in proportion to the
-positive part of its half-layers' influence, no half-layer above 40% of its kind's share of K, by largest remainders. Inside a
-half-layer the components of largest score are taken.
+The rule (Wang et al. 2025, arXiv 2510.11328; numbers are the defaults of the authors' code, for 560 nodes in 28 layers): of
+K nodes 70% are neurons and 30% heads. Every layer gets 4 neurons and 2 heads. The rest of each kind is divided in proportion
+to the positive part of its half-layers' influence, no half-layer above 40% of its kind's share of K, by largest remainders.
+Inside a half-layer the components of largest score are taken.
 
 Two points in which the authors' code does something else than its options say follow the options here: a half-layer's cap
 holds for all it has, its floor included (there: for what it has beyond the floor), and where the budget does not reach the

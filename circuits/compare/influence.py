@@ -133,8 +133,8 @@ def sublayer_influence(
     """Influence of all half-layers by pushes of finite size, one resumed run per half-layer and α, on the texts of ``e``.
 
     Args:
-        prompts: all texts, for the answer words and σ; pushed are those of ``e`` (the paper pushes texts that name no
-            emotion; ours never name one).
+        prompts: all texts, for the answer words and σ; pushed are those of ``e``. (The paper pushes the same scenarios asked
+            for no emotion; in our sets the text itself carries ``e``, so the answer may be nearer to its ceiling.)
         alphas: sizes of the push in units of σ; negative ones push away.
         aligned: turn each direction towards :func:`reference`, as the paper does.
 

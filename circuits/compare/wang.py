@@ -8,8 +8,8 @@ Three sets of components of one size, from the same texts:
 * ``mended``: the same rule with directions estimated in the space they are used in, scores relative to the text's group,
   influence on the logit difference, and signs kept;
 * ``total``: as many heads and neurons as in the others, those whose ablation costs most of the logit difference, downstream
-  effects included (:func:`circuits.measure`), no number fixed by layer. Only components with a positive mean effect, so it
-  may be smaller.
+  effects included (:func:`circuits.measure`), no number fixed by layer. Only components with a mean effect above rounding, so
+  it may be smaller.
 
 Overlaps come with a bootstrap over scenarios in which all sets are chosen anew (directions stay: they are of other
 texts), and with chance: the overlap of random sets of the same layers. On the texts that chose them all sets are in-sample;
@@ -205,12 +205,15 @@ def wang_circuit(
     values = effects.by_scenario(e)
     counts = sum(chosen["paper"][0].heads), sum(chosen["paper"][0].neurons)
     circuits = {name: found for name, (_, found) in chosen.items()}
-    circuits["total"] = _strongest(effects.components, values.mean(0), counts)
+    circuits["total"] = _strongest(effects.components, values.mean(0), counts, effects.resolution)
     if not circuits["total"]:
-        raise MeasurementError(f"no component of {model.name} supports {e}: every mean effect is zero or negative")
+        raise MeasurementError(
+            f"no component of {model.name} supports {e}: no mean effect is above rounding ({effects.resolution:.1g} logits); "
+            "check the prompts and the answer words"
+        )
     weights = _resamples(len(values), draws, seed)
     sets: dict[str, list[Set]] = {name: [form.choose(k, w)[1] for w in weights] for name, form in forms.items()}
-    sets["total"] = [_strongest(effects.components, w @ values, counts) for w in weights]
+    sets["total"] = [_strongest(effects.components, w @ values, counts, effects.resolution) for w in weights]
     return WangCircuit(
         emotion=e,
         k=k,
@@ -245,11 +248,11 @@ def _resamples(n: int, draws: int, seed: int) -> Array:
     return weights
 
 
-def _strongest(components: tuple[Component, ...], means: Array, counts: tuple[int, int]) -> Set:
-    """Heads and neurons of largest mean effect, those above zero."""
+def _strongest(components: tuple[Component, ...], means: Array, counts: tuple[int, int], least: float) -> Set:
+    """Heads and neurons of largest mean effect, those above ``least``: what rounding cannot make."""
     found: list[Component] = []
     for kind, count in zip((Kind.HEAD, Kind.NEURON), counts, strict=True):
-        index = [i for i, c in enumerate(components) if c.kind is kind and means[i] > 0]
+        index = [i for i, c in enumerate(components) if c.kind is kind and means[i] > least]
         found += [components[i] for i in sorted(index, key=lambda i: -means[i])[:count]]
     return frozenset(found)
 

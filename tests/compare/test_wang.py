@@ -75,7 +75,7 @@ def test_every_set_is_what_its_parts_give(planted, found):
     effects = circuits.measure(model, select, [*model.heads, *model.neurons])
     means = dict(zip(effects.components, effects.by_scenario(FEAR).mean(0), strict=True))
     for kind, count in ((Kind.HEAD, 8), (Kind.NEURON, 18)):
-        order = sorted((c for c in means if c.kind is kind and means[c] > 0), key=lambda c: -means[c])
+        order = sorted((c for c in means if c.kind is kind and means[c] > 1e-4), key=lambda c: -means[c])
         assert {c for c in found.circuits["total"] if c.kind is kind} == set(order[:count])
 
 
