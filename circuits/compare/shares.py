@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,13 @@ __all__ = ["Shares"]
 Array = NDArray[np.float64]
 
 _DRAWS = 2000
+
+
+@functools.cache
+def _resamples(n: int) -> Array:
+    """Weights of ``n`` scenarios, ``[draw, scenario]``: the same for everything that is asked of them."""
+    rows: Array = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_DRAWS) / n
+    return rows
 
 
 class Shares:
@@ -27,7 +36,7 @@ class Shares:
         self._count = np.bincount(self._place)
         self.n = len(found)
         self._whole = self._mean(whole)
-        self._rows = np.random.default_rng(0).multinomial(self.n, np.full(self.n, 1 / self.n), size=_DRAWS) / self.n
+        self._rows = _resamples(self.n)
         self._draws = self._rows @ self._whole
 
     def _mean(self, values: Array) -> Array:
@@ -37,13 +46,21 @@ class Shares:
         return result
 
     def share(self, part: Array) -> float:
+        """Mean of the part over mean of the whole; NaN where that is zero."""
         total = self._whole.mean()
         return float(self._mean(part).mean() / total) if total != 0 else float("nan")
 
+    def drawn(self, part: Array) -> Array:
+        """The share on resampled scenarios, ``[draw]``; NaN where there are too few, or where the whole may be nothing."""
+        if self.n < MIN_SCENARIOS or not (self._draws > 0).all():
+            return np.full(_DRAWS, np.nan)
+        result: Array = (self._rows @ self._mean(part)) / self._draws
+        return result
+
     def row(self, part: Array) -> dict[str, float]:
-        values = self._mean(part)
-        low = high = float("nan")
-        # Where the whole may be nothing a share has no interval; the contribution beside it stays meaningful.
-        if self.n >= MIN_SCENARIOS and (self._draws > 0).all():
-            low, high = (float(x) for x in np.quantile((self._rows @ values) / self._draws, [0.025, 0.975]))
-        return {"contribution": float(values.mean()), "share": self.share(part), "low": low, "high": high}
+        """Mean contribution [unit of the whole], share and its 95% interval.
+
+        Where the whole may be nothing the share has no interval; the contribution beside it stays meaningful.
+        """
+        low, high = (float(x) for x in np.quantile(self.drawn(part), [0.025, 0.975]))
+        return {"contribution": float(self._mean(part).mean()), "share": self.share(part), "low": low, "high": high}

@@ -14,7 +14,9 @@ from conftest import tiny_rows
 from families import ANSWERS
 
 from circuits.compare.halves import COLUMNS, QUANTITIES, HalfLayers, half_layers
+from circuits.compare.writers import writers
 from circuits.directions.decoding import within
+from circuits.directions.estimators import estimate_directions
 from circuits.effects.measure import measure
 from circuits.errors import ComponentError, DirectionError, MeasurementError, SettingsError
 from circuits.model.anatomy import Model
@@ -22,7 +24,9 @@ from circuits.model.planted import Planted, planted
 from circuits.model.reading import capture
 from circuits.model.sites import parse
 from circuits.prompts.datasets import Prompts
-from circuits.prompts.emotions import EMOTIONS
+from circuits.prompts.emotions import EMOTIONS, Emotion
+from circuits.show.halves import half_layers as figure
+from circuits.show.halves import misattribution
 
 
 @pytest.fixture(scope="module")
@@ -305,3 +309,48 @@ def test_no_effect_at_all_has_no_share(chain):
     shares = found.table[found.table.quantity == "share"]
     assert shares.value.isna().all()
     assert (shares.reason == "no half-layer has an effect beyond rounding").all()
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_figure_shows_the_tables_numbers(chain, of_chain):
+    """Both halves of every layer in order, the four rows, and the circuit's share at the state behind each half-layer."""
+    directions = estimate_directions(chain.model, chain.prompts)
+    circuits = {e: [parse(c) for c in chain.by_emotion[e].nodes] for e in EMOTIONS}
+    table = writers(chain.model, chain.prompts, directions, circuits).table
+    drawn = figure(of_chain.table, Emotion.FEAR, table)
+    traces = {(t.name, t.yaxis or "y"): t for t in drawn.data}
+    order = ["L0.attn", "L0.mlp", "L1.attn", "L1.mlp", "L2.attn", "L2.mlp"]
+    assert list(drawn.layout.xaxis.categoryarray) == order
+    for quantity, axis in (("rotation", "y"), ("share", "y4")):
+        for half, name in (("attn", "attention"), ("mlp", "MLP")):
+            bars = traces[name, axis]
+            assert list(bars.x) == [place for place in order if place.endswith(half)]
+            wanted = [one(of_chain, quantity, "fear", place).value for place in bars.x]
+            np.testing.assert_array_equal(bars.y, wanted)
+    auroc = traces["AUROC", "y2"]
+    assert list(auroc.y) == [one(of_chain, "decodability", "fear", place).value for place in order]
+    own = table[(table.emotion == "fear") & (table["item"] == "circuit")].set_index("state").share
+    circuit = traces["the circuit", "y3"]
+    assert dict(zip(circuit.x, circuit.y, strict=True)) == pytest.approx(
+        {place: own[place.replace("attn", "mid").replace("mlp", "post")] for place in order}, nan_ok=True
+    )
+    # The planted circuit writes the direction at the end; neurons of other emotions, silent here, write the rest.
+    assert 0.8 < circuit.y[-1] < 1
+    assert drawn.layout.title.text == "fear: what each half-layer does (n = 24 scenarios)"
+
+
+def test_the_figure_says_that_a_middle_is_virtual_and_needs_no_circuit(found_in):
+    drawn = figure(found_in("neox").table, Emotion.ANGER)
+    assert "mid of parallel blocks is virtual" in drawn.layout.title.text
+    assert {t.name for t in drawn.data if t.yaxis == "y3"} == {"attention", "MLP"}
+
+
+def test_rates_are_drawn_with_their_number_of_layers(of_chain):
+    drawn = misattribution(of_chain.rates)
+    (projection, decodability) = drawn.data
+    assert list(projection.x) == ["all", *map(str, EMOTIONS)]
+    assert list(projection.y) == pytest.approx([1 / 3] * 7)
+    assert list(decodability.y) == [1] * 7
+    assert projection.text[0] == "of 18"
