@@ -3,8 +3,9 @@
 Directions are estimated on the ``fit`` split of a prompt set, by all three estimators, and held fixed. Each real text is read
 at its last token (or as the mean over its tokens), at both positions of every layer, and ordered by its projection on each
 direction: the area under the curve, one emotion against the other five, with a 95% interval over texts and a null of
-permuted labels that keeps the largest area over states. Emotions have equally many texts. The state named for an emotion was
-chosen on one half of its texts; all figures are of the other half. .50 means that nothing carries over.
+labels permuted among texts of the same ending and length, that keeps the largest area over states. Emotions have equally many
+texts. The state named for an emotion was chosen on one half of its texts; all figures are of the other half. .50 means that
+nothing carries over; what endings and lengths alone give is told beside it.
 
 The file is given by you and stays where it is: tab-separated, columns text and emotions (labels of Ekman's or Plutchik's
 scheme, several separated by commas; only texts with exactly one of the six are used).
@@ -38,7 +39,7 @@ from circuits.effects.statistics import benjamini_hochberg
 from circuits.errors import DirectionError, SettingsError
 from circuits.model.reading import read_texts
 from circuits.model.words import require_words, unknown_words
-from circuits.prompts.labelled import LEAST, Labelled, balanced, read_labelled
+from circuits.prompts.labelled import LEAST, Labelled, balanced, read_labelled, surface
 from circuits.runs.files import write_bytes, write_json
 from circuits.show import figures
 from circuits.show.report import page
@@ -146,10 +147,11 @@ class Study:
                 f"({clean} of {len(known)} texts hold only words it knows): what exceeds .50 is spelling, length or punctuation"
             )
         scores = self._scores(watch)
+        alike = surface(self.texts.texts)
         for done, (name, directions) in enumerate(self.directions.items()):
             watch("resampling texts", done, len(self.directions))
             self.results[name] = transfer(
-                directions, scores[name], self.texts.emotions, draws=draws, permutations=draws, seed=seed
+                directions, scores[name], self.texts.emotions, alike, draws=draws, permutations=draws, seed=seed
             )
 
     def _scores(self, watch: Watch) -> dict[str, np.ndarray]:
@@ -199,6 +201,7 @@ class Study:
                         "read": str(self.read), "estimator": name, "emotion": str(e),
                         "state": state.name, "layer": state.layer, "half": str(state.half),
                         "auroc": found.auroc[i], "low": found.low[i], "high": found.high[i],
+                        "surface_alone": found.null[i],
                         "null_95": found.threshold[e.column], "p_over_states": found.p[e.column], "q": q[e.column],
                         "chosen": place == found.chosen[e.column], "n": found.n[e.column], "n_rest": found.rest[e.column],
                     })  # fmt: skip
@@ -234,7 +237,7 @@ class Study:
         }  # fmt: skip
 
     def _as_dict(self, name: str, found: Transfer) -> dict[str, Any]:
-        arrays = {key: getattr(found, key) for key in ("auroc", "low", "high", "threshold", "p", "n", "rest")}
+        arrays = {key: getattr(found, key) for key in ("auroc", "low", "high", "null", "threshold", "p", "n", "rest")}
         chosen = {str(e): found.at_chosen(e)[0].name for e in circuits.EMOTIONS}
         split_half = self.directions[name].split_half
         states = [s.name for s in found.states]
@@ -243,12 +246,13 @@ class Study:
 
 def verdict(found: Transfer, e: circuits.Emotion, q: float) -> str:
     """One line: does the direction order texts of this emotion, how well, against what."""
-    state, value, low, high = found.at_chosen(e)
+    state, value, low, high, null = found.at_chosen(e)
     row = e.column
     best = float(np.nanmax(found.auroc[row]))
-    word = "carries over" if q < 0.05 and low > 0.5 else "reversed" if high < 0.5 else "not shown"
+    word = "carries over" if q < 0.05 and low > max(0.5, null) else "reversed" if high < min(0.5, null) else "not shown"
     return (
-        f"{e}: {word}: {value:.2f} [{low:.2f}, {high:.2f}] at {state} (n = {found.n[row]} texts against {found.rest[row]}; "
+        f"{e}: {word}: {value:.2f} [{low:.2f}, {high:.2f}] at {state}, surface alone {null:.2f} "
+        f"(n = {found.n[row]} texts against {found.rest[row]}; "
         f"largest over states {best:.2f}, null {found.threshold[row]:.2f}, p {found.p[row]:.3f}, q {q:.3f})"
     )
 

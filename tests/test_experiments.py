@@ -274,7 +274,7 @@ def test_transfer_of_a_planted_cue(on, tmp_path: Path, capsys: pytest.CaptureFix
     assert (table.groupby(["estimator", "emotion"])["chosen"].sum() == 1).all()
     late = table["layer"] >= 1
     mine = table["estimator"] == "contrast"
-    assert (table.loc[mine & late, "auroc"] == 1).all()
+    assert (table.loc[mine & late, "auroc"] > 0.99).all()
     assert (table.loc[mine & ~late, "auroc"] < 0.7).all()
     assert (table.loc[mine & table["chosen"], "layer"] >= 1).all()
     assert found["labelled"]["left_out"]["label neutral"] == 1

@@ -1,9 +1,11 @@
 """Do directions found on written scenarios order real text by its labelled emotion?
 
-The area under the curve of ⟨state, v_e⟩, texts of emotion e against texts of the other five (Mann & Whitney 1947): the share of
-pairs in which the text of e scores higher, ties counting half. The directions are held fixed, so texts alone are
-resampled, inside each emotion. The null deals the labels out anew over the texts and keeps the largest area over all
-states (Westfall & Young 1993), because the best of many states looks good by chance.
+The area under the curve of ⟨state, v_e⟩, texts of emotion e against texts of the other five (Mann & Whitney 1947): the share
+of pairs in which the text of e scores higher, ties counting half. The directions are held fixed, so texts alone are
+resampled, inside each emotion. The null deals the labels out anew over texts of the same surface (how they end, how long
+they are) and keeps the largest area over all states (Westfall & Young 1993), because the best of many states looks good by
+chance. Dealing over all texts would not do: a model that knows no word of a text still sees its question mark, and may
+order surprise by it.
 
 The state named for an emotion is chosen on one half of its texts; every figure is from the other half.
 """
@@ -37,6 +39,7 @@ class Transfer:
 
     Attributes:
         auroc, low, high: area under the curve and its 95% interval over texts.
+        null: mean area where labels say nothing beyond the surface; .5 where the surface says nothing either.
         threshold: 95th percentile of the null's largest area over states, ``[emotion]``.
         p: share of the null's largest areas that reach the largest area found, ``[emotion]``; one-sided, over all states.
         chosen: place of the state with the largest area on the half that nothing else is reported of, ``[emotion]``.
@@ -48,23 +51,25 @@ class Transfer:
     auroc: Float[Array, "emotion state"]
     low: Float[Array, "emotion state"]
     high: Float[Array, "emotion state"]
+    null: Float[Array, "emotion state"]
     threshold: Float[Array, " emotion"]
     p: Float[Array, " emotion"]
     chosen: Int[NDArray[np.int64], " emotion"]
     n: Int[NDArray[np.int64], " emotion"]
     rest: Int[NDArray[np.int64], " emotion"]
 
-    def at_chosen(self, e: Emotion) -> tuple[State, float, float, float]:
-        """The chosen state, and the area there with its interval."""
+    def at_chosen(self, e: Emotion) -> tuple[State, float, float, float, float]:
+        """The chosen state, the area there with its interval, and what the surface alone gives there."""
         row, place = e.column, int(self.chosen[e.column])
-        found = (float(values[row, place]) for values in (self.auroc, self.low, self.high))
-        return (self.states[place], *found)  # type: ignore[return-value]
+        value, low, high, null = (float(a[row, place]) for a in (self.auroc, self.low, self.high, self.null))
+        return self.states[place], value, low, high, null
 
 
 def transfer(
     directions: Directions,
     scores: Float[Array, "text state emotion"],
     emotions: Int[NDArray[np.int64], " text"],
+    surface: NDArray[np.int64],
     *,
     draws: int = _DRAWS,
     permutations: int = _PERMUTATIONS,
@@ -74,6 +79,7 @@ def transfer(
 
     Args:
         emotions: the labels, as places among the six.
+        surface: a number of each text's group; labels are dealt out inside groups (all equal: over all texts).
         draws: bootstrap resamples of texts.
         permutations: of the labels.
 
@@ -81,6 +87,8 @@ def transfer(
         DirectionError: a score is not finite, the shapes disagree, or an emotion has fewer than ten texts.
     """
     wanted = (len(emotions), len(directions.states), len(EMOTIONS))
+    if surface.shape != emotions.shape:
+        raise DirectionError(f"there are {len(surface)} groups for {len(emotions)} texts; expected one for each")
     if scores.shape != wanted or not np.isfinite(scores).all():
         raise DirectionError(f"scores have shape {scores.shape}; expected finite numbers of shape {wanted}")
     select, test = halves(emotions, seed=seed)
@@ -91,9 +99,11 @@ def transfer(
     found = np.where(defined, auroc(values, labels), np.nan)
     ranks = rankdata(values, axis=0)
     maxima = np.empty((permutations, len(EMOTIONS)))
-    dealt = np.stack([rng.permutation(labels) for _ in range(permutations)])
+    averages = np.empty_like(found)
+    dealt = _dealt(labels, surface[test], permutations, rng)
     for e in EMOTIONS:
         null = _from_ranks((dealt == e.column).astype(np.float64), ranks[..., e.column])
+        averages[e.column] = null.mean(0)
         maxima[:, e.column] = null[:, defined[e.column]].max(1)
     drawn = bootstrap_aurocs(values, labels, draws, rng)
     low, high = (np.where(defined, np.quantile(drawn, level, axis=0), np.nan) for level in (0.025, 0.975))
@@ -106,12 +116,24 @@ def transfer(
         auroc=found,
         low=low,
         high=high,
+        null=np.where(defined, averages, np.nan),
         threshold=np.quantile(maxima, 0.95, axis=0),
         p=(1 + reached) / (1 + permutations),
         chosen=chosen.astype(np.int64),
         n=counts,
         rest=len(labels) - counts,
     )
+
+
+def _dealt(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], permutations: int, rng: np.random.Generator
+) -> Int[NDArray[np.int64], "draw text"]:
+    """The labels in random order inside each group."""
+    result = np.tile(labels, (permutations, 1))
+    for group in np.unique(groups):
+        mine = np.flatnonzero(groups == group)
+        result[:, mine] = rng.permuted(result[:, mine], axis=1)
+    return result
 
 
 def halves(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from circuits.errors import PromptError
 from circuits.prompts.emotions import EMOTIONS, Emotion
 
-__all__ = ["LEAST", "Labelled", "balanced", "read_labelled"]
+__all__ = ["LEAST", "Labelled", "balanced", "read_labelled", "surface"]
 
 LEAST = 10
 """Texts an emotion must have: five to choose a state on, five to report on."""
 
+_ENDINGS = '.?!"…'
 _MAX_FILE = 256 * 2**20
 _LABELS: Mapping[str, Emotion] = {**{str(e): e for e in EMOTIONS}, "joy": Emotion.HAPPINESS}
 _OTHER = frozenset(("neutral", "trust", "anticipation"))
@@ -141,6 +142,18 @@ def balanced(labelled: Labelled, fits: Callable[[str], bool], limit: int | None 
     )
     _require(short, f"that the model can read ({too_long} are too long)")
     return result
+
+
+def surface(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Groups of texts that look alike without being read, ``[text]``: the same last character, the same third by length.
+
+    The last characters told apart are . ? ! " … and any other; lengths are in characters.
+    """
+    lengths = np.array([len(text) for text in texts])
+    third = np.searchsorted(np.quantile(lengths, [1 / 3, 2 / 3]), lengths)
+    last = np.array([_ENDINGS.find(text[-1:]) + 1 for text in texts])
+    groups: NDArray[np.int64] = (last * 3 + third).astype(np.int64)
+    return groups
 
 
 def _require(labelled: Labelled, which: str) -> None:

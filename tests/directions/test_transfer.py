@@ -29,6 +29,11 @@ def scores(labels: np.ndarray, *, gain: float = 0.0, decimals: int = 1, seed: in
     return found.round(decimals)
 
 
+def alike(labels: np.ndarray) -> np.ndarray:
+    """All texts of one surface."""
+    return np.zeros(len(labels), dtype=np.int64)
+
+
 def directions(defined: np.ndarray | None = None) -> Directions:
     norms = np.ones((SIX, len(STATES))) if defined is None else defined.astype(float)
     vectors = np.zeros((SIX, len(STATES), 3))
@@ -79,17 +84,18 @@ def test_halves_part_each_emotion_and_follow_the_seed() -> None:
 def test_figures_are_of_the_half_that_did_not_choose() -> None:
     labels = texts(40)
     values = scores(labels, gain=1.5)
-    found = transfer(directions(), values, labels, draws=200, permutations=200, seed=2)
+    found = transfer(directions(), values, labels, alike(labels), draws=200, permutations=200, seed=2)
     select, test = halves(labels, seed=2)
     np.testing.assert_allclose(found.auroc, by_pairs(values[test], labels[test]), atol=1e-12)
     np.testing.assert_array_equal(found.chosen, by_pairs(values[select], labels[select]).argmax(1))
     np.testing.assert_array_equal(found.chosen, 2)
     assert ((found.low <= found.auroc) & (found.auroc <= found.high)).all()
-    state, value, low, high = found.at_chosen(Emotion.FEAR)
+    state, value, low, high, null = found.at_chosen(Emotion.FEAR)
     assert state == STATES[2]
     row = Emotion.FEAR.column
     assert (value, low, high) == (found.auroc[row, 2], found.low[row, 2], found.high[row, 2])
     assert low > 0.6
+    assert null == found.null[row, 2] == pytest.approx(0.5, abs=0.02)
     np.testing.assert_array_equal(found.p, 1 / 201)
     np.testing.assert_array_equal((found.n, found.rest), ([20] * SIX, [100] * SIX))
 
@@ -99,9 +105,8 @@ def test_the_null_keeps_its_level_though_the_best_of_states_is_asked() -> None:
     labels = texts(10)
     p, alone = [], []
     for seed in range(50):
-        found = transfer(
-            directions(), scores(labels, seed=seed, decimals=6), labels, draws=100, permutations=199, seed=seed
-        )
+        values = scores(labels, seed=seed, decimals=6)
+        found = transfer(directions(), values, labels, alike(labels), draws=100, permutations=199, seed=seed)
         p.append(found.p)
         # At 5 texts against 25 the area of one state passes .736 in 5% of cases (normal approximation: .5 + 1.645 sd).
         alone.append(np.nanmax(found.auroc, axis=1) > 0.5 + 1.645 * np.sqrt(31 / (12 * 5 * 25)))
@@ -109,12 +114,31 @@ def test_the_null_keeps_its_level_though_the_best_of_states_is_asked() -> None:
     assert np.mean(np.stack(alone)) > 0.12
 
 
+def test_what_the_surface_alone_gives_is_no_finding() -> None:
+    """Surprise often ends in a question mark, and the scores follow nothing but question marks."""
+    labels = texts(60)
+    rng = np.random.default_rng(1)
+    asks = (rng.random(len(labels)) < np.where(labels == Emotion.SURPRISE.column, 0.7, 0.2)).astype(np.int64)
+    values = scores(labels, decimals=6) + 2.0 * asks[:, None, None]
+    fooled = transfer(directions(), values, labels, alike(labels), draws=100, permutations=400)
+    told = transfer(directions(), values, labels, asks, draws=100, permutations=400)
+    row = Emotion.SURPRISE.column
+    np.testing.assert_array_equal(told.auroc, fooled.auroc)
+    assert fooled.p[row] < 0.01
+    assert fooled.null[row].max() < 0.52
+    assert told.p[row] > 0.1
+    assert abs(told.null[row] - told.auroc[row]).max() < 0.06
+    # What differs inside groups is still found.
+    more = values + 1.5 * (labels == row)[:, None, None]
+    assert transfer(directions(), more, labels, asks, draws=100, permutations=400).p[row] < 0.01
+
+
 def test_where_there_is_no_direction_there_is_no_area() -> None:
     labels, values = texts(10), scores(texts(10), gain=2.0)
     defined = np.ones((SIX, len(STATES)), dtype=bool)
     defined[Emotion.ANGER.column, 2] = defined[:, 0] = False
     values[:, 0] = 0
-    found = transfer(directions(defined), values, labels, draws=100, permutations=100)
+    found = transfer(directions(defined), values, labels, alike(labels), draws=100, permutations=100)
     for array in (found.auroc, found.low, found.high):
         np.testing.assert_array_equal(np.isnan(array), ~defined)
     assert found.chosen[Emotion.ANGER.column] in (1, 3)
@@ -127,13 +151,15 @@ def test_scores_that_cannot_be_ordered_are_refused() -> None:
     with pytest.raises(
         DirectionError, match=r"scores have shape \(60, 3, 6\); expected finite numbers of shape \(60, 4, 6\)"
     ):
-        transfer(directions(), scores(labels)[:, :3], labels)
+        transfer(directions(), scores(labels)[:, :3], labels, alike(labels))
     bad = scores(labels)
     bad[3, 1, 2] = np.nan
     with pytest.raises(DirectionError, match="expected finite numbers"):
-        transfer(directions(), bad, labels)
+        transfer(directions(), bad, labels, alike(labels))
+    with pytest.raises(DirectionError, match="there are 59 groups for 60 texts"):
+        transfer(directions(), bad, labels, alike(labels)[1:])
     with pytest.raises(DirectionError, match="there are 9 texts of anger; expected at least 10"):
-        transfer(directions(), scores(labels)[1:], labels[1:])
+        transfer(directions(), scores(labels)[1:], labels[1:], alike(labels[1:]))
 
 
 def test_the_planted_cue_carries_over_to_other_texts_from_the_state_that_holds_it_on() -> None:
@@ -143,7 +169,7 @@ def test_the_planted_cue_carries_over_to_other_texts_from_the_state_that_holds_i
     others = truth.prompts.split("select", "test")
     values = circuits.capture(truth.model, others).values
     projected = np.einsum("psd,esd->pse", values, found.vectors)
-    result = transfer(found, projected, others.emotions, draws=100, permutations=100)
+    result = transfer(found, projected, others.emotions, alike(others.emotions), draws=100, permutations=100)
     np.testing.assert_array_equal(np.isnan(result.auroc), found.norms == 0)
     # The head that moves it is in layer 1: before, the read-out holds chance words alone.
     assert "L1H2" in truth.nodes
@@ -152,5 +178,12 @@ def test_the_planted_cue_carries_over_to_other_texts_from_the_state_that_holds_i
     assert (result.chosen >= 2).all()
     assert (result.p < 0.05).all()
     # With its directions turned round it orders the texts the other way round.
-    turned = transfer(replace(found, vectors=-found.vectors), -projected, others.emotions, draws=100, permutations=100)
+    turned = transfer(
+        replace(found, vectors=-found.vectors),
+        -projected,
+        others.emotions,
+        alike(others.emotions),
+        draws=100,
+        permutations=100,
+    )
     np.testing.assert_allclose(turned.auroc, 1 - result.auroc, atol=1e-9)

@@ -10,7 +10,7 @@ import pytest
 from circuits.errors import PromptError
 from circuits.prompts import labelled
 from circuits.prompts.emotions import EMOTIONS, Emotion
-from circuits.prompts.labelled import balanced, read_labelled
+from circuits.prompts.labelled import balanced, read_labelled, surface
 
 NAMES = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 
@@ -122,3 +122,11 @@ def test_too_few_that_fit_are_refused(tmp_path: Path) -> None:
         balanced(everything, lambda text: False)
     with pytest.raises(PromptError, match="the limit is 9 texts an emotion; expected at least 10"):
         balanced(everything, lambda text: True, 9)
+
+
+def test_texts_look_alike_by_their_last_character_and_third_by_length() -> None:
+    texts = ["a.", "b.", "a?", "longer than that.", "quite a bit longer than that?", "quite a bit longer than this?"]
+    found = surface(texts)
+    pairs = [(i, j) for i in range(6) for j in range(i) if found[i] == found[j]]
+    assert pairs == [(1, 0), (5, 4)]
+    assert len({*surface(["a.", "a?", "a!", 'a"', "a…", "aa", "ab"])}) == 6
