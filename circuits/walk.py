@@ -21,7 +21,7 @@ from circuits import jsontext
 from circuits.circuit.graph import Circuit
 from circuits.circuit.judge import Plans, judge
 from circuits.circuit.methods import method
-from circuits.compare.writers import writers
+from circuits.compare.together import Compared, compare
 from circuits.directions.estimators import contrast, directions_from, grand_mean, probe
 from circuits.directions.vectors import Directions
 from circuits.effects.ablation import require_complete
@@ -173,9 +173,10 @@ class _Walk:
             verdict = judge(self.prompts, best, direct, self.settings, self.plans, self.watch, store=self.writer.shards)
             judged = verdict.judged
         with self._step("comparison"):
-            comparison = writers(
-                self.model, self.prompts.split(Split.TEST), directions[0],
+            compared = compare(
+                self.plans.test, Positions(self.settings.positions), directions[0],
                 {e: j.circuit.components for e, j in judged.items()}, {e: j.random for e, j in judged.items()},
+                sublayers, thorough=self.settings.thorough, watch=self.watch,
             )  # fmt: skip
         with self._step("tables"):
             test = self.prompts.split(Split.TEST)
@@ -189,8 +190,9 @@ class _Walk:
             "reliability": _reliability([sublayers, heads, screen]),
             "engine": engine(self.model),
             "judge": jsontext.plain(verdict.together),
+            "compared": {"notices": list(compared.halves.notices), "skipped": compared.skipped},
         }
-        return self._write(joined([sublayers, best]), table, directions, circuits, comparison.table, extra)
+        return self._write(joined([sublayers, best]), table, directions, circuits, compared, extra)
 
     def _directions(self) -> list[Directions]:
         readings = capture(self.model, self.prompts.split(Split.FIT))
@@ -247,7 +249,7 @@ class _Walk:
         table: pd.DataFrame,
         directions: list[Directions],
         circuits: dict[Emotion, Circuit],
-        comparison: pd.DataFrame,
+        compared: Compared,
         extra: dict[str, Any],
     ) -> Run:
         self.watch("writing", 0, 1)
@@ -272,13 +274,16 @@ class _Walk:
         for e, circuit in circuits.items():
             writer.json(f"circuits/{e}.json", circuit.to_json())
             writer.graphml(f"circuits/{e}.graphml", circuit)
-        writer.table("comparison.parquet", comparison)
+        writer.table("comparison.parquet", compared.writers.table)
+        writer.table("same_effect.parquet", compared.effects.table)
+        writer.table("half_layers.parquet", compared.halves.table)
+        writer.table("half_layer_rates.parquet", compared.halves.rates)
         rows = [{"id": r.id, "scenario": r.scenario, "emotion": str(r.emotion), "split": str(r.split), "text": r.text}
                 for r in self.prompts.rows]  # fmt: skip
         writer.text("prompts.jsonl", "".join(jsontext.canonical(row) + "\n" for row in rows))
         seconds = {name: round(value, 3) for name, value in self.times.items()}
         manifest = {**_about(self.model, self.prompts, self.settings), **extra, "seconds": seconds}
-        writer.text("report.html", report(manifest, circuits, table, comparison, directions))
+        writer.text("report.html", report(manifest, circuits, table, compared, directions))
         return writer.finish({**extra, "seconds": seconds, "finished": datetime.now(UTC).isoformat(timespec="seconds")})
 
     @contextmanager

@@ -26,7 +26,7 @@ from circuits.effects.statistics import tail_of
 from circuits.errors import MeasurementError
 from circuits.prompts.emotions import EMOTIONS
 
-__all__ = ["LAYER_COLUMNS", "RATE_COLUMNS", "Changes", "layer_rows", "rate_rows"]
+__all__ = ["LAYER_COLUMNS", "Changes", "layer_rows", "rate_rows"]
 
 Array = NDArray[np.float64]
 
@@ -34,7 +34,6 @@ LAYER_COLUMNS = (
     "measure", "emotion", "layer", "whole", "whole_low", "whole_high", "attn", "attn_low", "attn_high", "mlp", "mlp_low",
     "mlp_high", "whole_beyond", "attn_beyond", "mlp_beyond", "most", "decided", "opposed", "unit", "n", "reason",
 )  # fmt: skip
-RATE_COLUMNS = ("measure", "emotion", "rate", "value", "low", "high", "cells", "unit", "n", "reason")
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def layer_rows(changes: Changes) -> list[dict[str, Any]]:
 
 
 def rate_rows(changes: Changes) -> list[dict[str, Any]]:
-    """How often, for each emotion and for all together, columns :data:`RATE_COLUMNS`.
+    """How often, for each emotion and for all together, columns :data:`circuits.compare.table.RATE_COLUMNS`.
 
     A rate is a share of ``cells``, those that are asked about; these are fixed, and its 95% interval is over scenarios: how
     far the rate would move with other texts, not with other layers or models.

@@ -23,60 +23,21 @@ from numpy.typing import NDArray
 from circuits.circuit.estimates import DRAWS, Estimate, estimate
 from circuits.circuit.evaluation import Bench
 from circuits.compare.steered import Job, scenarios_of, steered
+from circuits.compare.table import EFFECT_COLUMNS, SameEffect
 from circuits.directions.vectors import Directions
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.errors import MeasurementError, SettingsError
 from circuits.model.sites import Component, State
 from circuits.prompts.emotions import EMOTIONS, Emotion
 
-__all__ = ["COLUMNS", "OUTS", "SameEffect", "correlation", "pairs", "same_effect"]
+__all__ = ["OUTS", "correlation", "pairs", "same_effect"]
 
 Array = NDArray[np.float64]
-
-COLUMNS = (
-    "emotion", "out", "state", "onward", "what", "value", "low", "high", "share", "share_low", "share_high", "n", "unit",
-)  # fmt: skip
 
 OUTS = ("projected", "levelled")
 """Two readings of taking a direction out."""
 
 _TINY = 1e-9
-
-
-@dataclass(frozen=True)
-class SameEffect:
-    """Effects of circuit and direction side by side.
-
-    ``table`` has one row per emotion, reading (``out``: ``projected`` or ``levelled``), state, ``onward`` (from the state on,
-    or there alone) and ``what``:
-
-    - ``circuit``: a; the same wherever the direction is taken out.
-    - ``direction``: b. ``both``: c. ``mediated``: a + b - c.
-    - ``random direction``: as much taken out along random unit vectors orthogonal to the directions; mean over draws, 2.5th and
-      97.5th percentile.
-    - ``random circuits``: matched random circuits ablated; the same.
-    - ``correlation``: of a and b over texts, no unit.
-
-    ``value`` in logits with a 95% scenario bootstrap interval; ``share`` is the value as a share of the circuit's effect, NaN
-    where that is not clearly above zero. Where the emotion has no direction at a state there is no row.
-    """
-
-    table: pd.DataFrame
-
-    def at(self, e: Emotion, what: str, state: State, *, out: str = "levelled", onward: bool = True) -> pd.Series:
-        """One row.
-
-        Raises:
-            MeasurementError: there is none.
-        """
-        t = self.table
-        rows = t[
-            (t["emotion"] == str(e)) & (t["what"] == what) & (t["state"] == state.name) & (t["out"] == out)
-            & (t["onward"] == onward)
-        ]  # fmt: skip
-        if len(rows) != 1:
-            raise MeasurementError(f"there is no {what} of {e} at {state} ({out}); the table has {len(t)} rows")
-        return rows.iloc[0]
 
 
 def same_effect(
@@ -138,7 +99,7 @@ def same_effect(
                 found = sizes.lost(bench, jobs, toward=out == "levelled")
                 base = {"emotion": str(e), "out": out, "state": state.name, "onward": further, "n": sizes.n}
                 rows.extend({**base, **row} for row in sizes.rows(found[0], found[1], found[2:]))
-    return SameEffect(pd.DataFrame(rows, columns=list(COLUMNS)))
+    return SameEffect(pd.DataFrame(rows, columns=list(EFFECT_COLUMNS)))
 
 
 @dataclass(frozen=True)

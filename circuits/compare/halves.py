@@ -22,9 +22,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from circuits import jsontext
-from circuits.compare.attribution import LAYER_COLUMNS, RATE_COLUMNS, Changes, layer_rows, rate_rows
+from circuits.compare.attribution import LAYER_COLUMNS, Changes, layer_rows, rate_rows
 from circuits.compare.projecting import Written, written
 from circuits.compare.rotation import Rotation, rotation
+from circuits.compare.table import HALF_COLUMNS, RATE_COLUMNS
 from circuits.directions.decoding import Folds, auroc, null_maxima, resampled
 from circuits.directions.estimators import contrast, deviations, rounding
 from circuits.effects.kinds import Method
@@ -38,13 +39,9 @@ from circuits.model.sites import Half, State, sublayer
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
-__all__ = ["COLUMNS", "QUANTITIES", "HalfLayers", "half_layers"]
+__all__ = ["QUANTITIES", "HalfLayers", "half_layers"]
 
 Array = NDArray[np.float64]
-
-COLUMNS = (
-    "emotion", "layer", "half", "half_layer", "state", "position", "quantity", "value", "low", "high", "unit", "n", "reason",
-)  # fmt: skip
 
 QUANTITIES = {
     "rotation": "degrees",
@@ -72,9 +69,10 @@ class HalfLayers:
     """Half-layers one by one.
 
     Attributes:
-        table: one row per emotion, half-layer and quantity (:data:`QUANTITIES`), columns :data:`COLUMNS`. ``low`` and ``high``
-            are a 95% bootstrap interval over ``n`` scenarios. A value or interval that does not exist is NaN and ``reason``
-            says why. ``position`` tells a ``resid_mid`` that exists from the virtual one of a parallel block.
+        table: one row per emotion, half-layer and quantity (:data:`QUANTITIES`), columns
+            :data:`circuits.compare.table.HALF_COLUMNS`. ``low`` and ``high`` are a 95% bootstrap interval over ``n`` scenarios.
+            A value or interval that does not exist is NaN and ``reason`` says why. ``position`` tells a ``resid_mid`` that
+            exists from the virtual one of a parallel block.
         layers: one row per measure (``projection``, ``decodability``), emotion and layer: whole and halves, which did most.
         rates: how often one reading per layer would be wrong, by measure and emotion; see :mod:`circuits.compare.attribution`.
         sequential: False where ``resid_mid`` is virtual.
@@ -318,7 +316,7 @@ def _tidy(records: list[Record], model: Model) -> pd.DataFrame:
                 "low": float(low), "high": float(high), "unit": QUANTITIES[quantity], "n": n, "reason": reason,
             }
         )  # fmt: skip
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(HALF_COLUMNS))
 
 
 def _position(half: Half, sequential: bool) -> str:

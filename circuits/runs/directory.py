@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from circuits.circuit.formats import to_graphml
 from circuits.circuit.graph import Circuit
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
-from circuits.compare.table import Comparison
+from circuits.compare.table import EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS, Comparison, SameEffect
 from circuits.effects.table import COLUMNS
 from circuits.errors import RunError
 from circuits.prompts.emotions import EMOTIONS, emotion
@@ -122,6 +122,21 @@ class Run:
         return Comparison(files.read_table(self._file("comparison.parquet"), COMPARISON_COLUMNS))
 
     @cached_property
+    def same_effect(self) -> SameEffect:
+        """Circuit and direction ablated side by side."""
+        return SameEffect(files.read_table(self._file("same_effect.parquet"), EFFECT_COLUMNS))
+
+    @cached_property
+    def half_layers(self) -> pd.DataFrame:
+        """What every half-layer does to the directions: :attr:`circuits.compare.halves.HalfLayers.table`."""
+        return files.read_table(self._file("half_layers.parquet"), HALF_COLUMNS)
+
+    @cached_property
+    def half_layer_rates(self) -> pd.DataFrame:
+        """How often one reading per layer would be wrong about the half: :attr:`circuits.compare.halves.HalfLayers.rates`."""
+        return files.read_table(self._file("half_layer_rates.parquet"), RATE_COLUMNS)
+
+    @cached_property
     def directions(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Arrays ``<estimator>.vectors|norms|split_half`` and their metadata."""
         return files.read_tensors(self._file("directions.safetensors"))
@@ -140,7 +155,8 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     Raises:
         RunError: no run there, an unfinished one, or one whose files are missing or altered.
     """
-    required = ("effects.parquet", "comparison.parquet", *(f"circuits/{e}.json" for e in EMOTIONS))
+    tables = ("effects", "comparison", "same_effect", "half_layers", "half_layer_rates")
+    required = (*(f"{name}.parquet" for name in tables), *(f"circuits/{e}.json" for e in EMOTIONS))
     directory = Path(path)
     return Run(directory, finished_manifest(directory, FORMAT, "discover", _MANIFEST, required))
 

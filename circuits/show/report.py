@@ -14,9 +14,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits.circuit.graph import Circuit
+from circuits.compare.together import Compared
 from circuits.directions.vectors import Directions
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.show import figures
+from circuits.show.beside import effects, effects_in_words
+from circuits.show.halves import half_layers, misattribution
 from circuits.show.words import decimal, in_words, percent, screened
 
 __all__ = ["page", "report"]
@@ -38,10 +41,11 @@ def report(
     manifest: Mapping[str, Any],
     circuits: Mapping[Emotion, Circuit],
     table: pd.DataFrame,
-    comparison: pd.DataFrame,
+    compared: Compared,
     directions: Sequence[Directions],
 ) -> str:
     """The page as text."""
+    comparison = compared.writers.table
     model, prompts = manifest["model"], manifest["prompts"]
     page = _Page()
     page.add(f"<h1>Emotion circuits of {escape(model['name'])}</h1>")
@@ -76,8 +80,19 @@ def report(
         else:
             page.figure(figures.circuit_graph(circuit, model["layers"]))
             page.add(_nodes(circuit))
+        page.add(f"<h3>Circuit and direction of {e}</h3>")
         if (comparison["emotion"] == str(e)).any():
             page.figure(figures.writers(comparison, e))
+        page.figure(half_layers(compared.halves.table, e, comparison))
+        if (compared.effects.table["emotion"] == str(e)).any():
+            page.figure(effects(compared.effects.table, e))
+            page.add(f"<p>{escape(effects_in_words(compared.effects.table, e))}</p>")
+    page.add("<h2>What one reading per layer would get wrong</h2>")
+    page.figure(misattribution(compared.halves.rates))
+    for notice in compared.halves.notices:
+        page.add(f"<p class=note>{escape(notice)}</p>")
+    if compared.skipped:
+        page.add(f"<p class=note>Not measured, to save time: {escape(compared.skipped)}.</p>")
     page.add("<h2>Linear directions</h2>")
     first = directions[0]
     states = [s.name for s in first.states]

@@ -102,7 +102,7 @@ def explained(study: Study) -> list[Claim]:
         f"least for ({row['emotion']})",
         null=f"matched random circuits: {float(null.iloc[0]):.0%}" if len(null) else "", figure="../report.html", **common,
     )]  # fmt: skip
-    effects = run.effects_compared.table
+    effects = run.same_effect.table
     middle = model.states[study.middle].name
     both = effects[(effects["what"] == "mediated") & (effects["state"] == middle) & effects["onward"]]
     both = both[both["out"] == "levelled"].dropna(subset=["share"])

@@ -13,7 +13,8 @@ import torch
 from conftest import tiny_rows
 from families import ANSWERS
 
-from circuits.compare.halves import COLUMNS, QUANTITIES, HalfLayers, half_layers
+from circuits.compare.halves import QUANTITIES, HalfLayers, half_layers
+from circuits.compare.table import HALF_COLUMNS
 from circuits.compare.writers import writers
 from circuits.directions.decoding import within
 from circuits.directions.estimators import estimate_directions
@@ -222,7 +223,7 @@ def test_decodability_is_that_of_the_onset_figure(model_of, found_in, prompts):
 def test_every_number_has_its_unit_and_every_gap_its_reason(found_in, prompts):
     found = found_in("gpt2")
     table = found.table
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(HALF_COLUMNS)
     assert len(table) == 6 * 6 * len(QUANTITIES)
     assert (table.unit == table.quantity.map(QUANTITIES)).all()
     assert (table.n == 6).all()

@@ -1,0 +1,94 @@
+"""All that a walk compares: who writes the directions, whether circuit and direction do the same, the half-layers one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from circuits.circuit.evaluation import Bench
+from circuits.compare.effect import same_effect
+from circuits.compare.halves import HalfLayers, half_layers
+from circuits.compare.table import EFFECT_COLUMNS, Comparison, SameEffect
+from circuits.compare.writers import writers
+from circuits.directions.vectors import Directions
+from circuits.effects.batch import Plan
+from circuits.effects.kinds import Positions
+from circuits.effects.table import Effects
+from circuits.model.sites import Component
+from circuits.prompts.emotions import Emotion
+
+__all__ = ["Compared", "compare"]
+
+_FEW, _MANY = 5, 100
+_PERMUTATIONS = (50, 200)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Circuit against direction, all on held-out scenarios."""
+
+    writers: Comparison
+    effects: SameEffect
+    halves: HalfLayers
+    skipped: str
+    """What was left out for time, and how to ask for it; empty where nothing was."""
+
+
+def compare(
+    test: Plan,
+    positions: Positions,
+    directions: Directions,
+    circuits: Mapping[Emotion, Sequence[Component]],
+    random: Mapping[Emotion, Sequence[Sequence[Component]]],
+    sublayers: Effects,
+    *,
+    thorough: bool = False,
+    watch: Callable[[str, int, int], None] | None = None,
+) -> Compared:
+    """Hold the circuits against the directions.
+
+    Args:
+        test: the walk through the held-out prompts.
+        directions: estimated on other scenarios.
+        circuits, random: by emotion, the circuit and matched random ones; an emotion without a circuit is left out.
+        sublayers: exact effects of all half-layers, on (at least) these prompts.
+        thorough: take the direction out at every state and both ways, beside more random directions.
+
+    Raises:
+        DirectionError, MeasurementError: see the parts.
+    """
+    watch = watch or (lambda what, done, total: None)
+    model, prompts = test.model, test.prompts
+    found = {e: tuple(some) for e, some in circuits.items() if some}
+    steps = 2 + len(found)
+    watch("circuit against direction", 0, steps)
+    written = writers(model, prompts, directions, circuits, random)
+    watch("circuit against direction", 1, steps)
+    halves = half_layers(model, prompts, effects=sublayers, permutations=_PERMUTATIONS[thorough])
+    tables = []
+    benches = Bench.every(test, positions, states=True) if found else {}
+    middle, last = model.states[model.n_layers - 1], model.states[-1]
+    chosen = None if thorough else [middle, last]
+    for done, e in enumerate(found):
+        watch("circuit against direction", 2 + done, steps)
+        if not any(directions.defined(s, e) for s in chosen or directions.states):
+            continue
+        one = same_effect(
+            benches[e], directions, found[e], list(random.get(e, ()))[: 20 if not thorough else None], states=chosen,
+            onward=None if thorough else [middle], outs=("levelled", "projected") if thorough else ("levelled",),
+            count=_MANY if thorough else _FEW,
+        )  # fmt: skip
+        tables.append(one.table)
+    watch("circuit against direction", steps, steps)
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(EFFECT_COLUMNS))
+    skipped = (
+        ""
+        if thorough
+        else (
+            f"taking directions out at states other than {middle} and {last}, taking them out whole, and {_MANY} random "
+            f"directions ({_FEW} were drawn): ask for them with --thorough"
+        )
+    )
+    return Compared(written, SameEffect(table), halves, skipped)

@@ -1,0 +1,78 @@
+"""Circuit and direction side by side: one emotion's effects as bars, and what they say in words."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from circuits.prompts.emotions import Emotion
+from circuits.show.words import decimal, percent
+
+__all__ = ["effects", "effects_in_words"]
+
+_COLOURS = {
+    "circuit": "#0072B2", "direction": "#D55E00", "both": "#222222", "mediated": "#009E73", "random direction": "#CCCCCC",
+    "random circuits": "#999999",
+}  # fmt: skip
+_NAMES = {
+    "circuit": "circuit ablated (a)",
+    "direction": "direction taken out (b)",
+    "both": "both (c)",
+    "mediated": "in common (a + b − c)",
+    "random direction": "random directions, as much taken out",
+    "random circuits": "random circuits of the same shape",
+}
+
+
+def effects(table: pd.DataFrame, e: Emotion) -> go.Figure:
+    """Losses of one emotion when circuit, direction, both or random ones are taken away, with 95% intervals.
+
+    ``table``: of :class:`circuits.compare.table.SameEffect`.
+    """
+    rows = _levelled(table, e)
+    places = rows["state"] + rows["onward"].map({True: " and later", False: " alone"})
+    figure = go.Figure()
+    for what, colour in _COLOURS.items():
+        here = rows["what"] == what
+        some = rows[here]
+        if some.empty:
+            continue
+        figure.add_bar(
+            x=places[here], y=some["value"], name=_NAMES[what], marker={"color": colour},
+            error_y={"type": "data", "array": some["high"] - some["value"], "arrayminus": some["value"] - some["low"],
+                     "thickness": 1.2, "color": "#555555"},
+        )  # fmt: skip
+    n = int(rows["n"].max())
+    figure.update_layout(
+        title={"text": f"{e}: is ablating the circuit the same as taking the direction out? (n = {n} scenarios)", "x": 0.01,
+               "font": {"size": 15}},
+        template="plotly_white", barmode="group", height=430, margin={"l": 60, "r": 20, "t": 60, "b": 110},
+        font={"family": "system-ui, sans-serif", "size": 12}, legend={"orientation": "h", "y": -0.18},
+    )  # fmt: skip
+    figure.update_yaxes(title="loss of the logit difference [logits]")
+    figure.update_xaxes(title="where the direction is taken out")
+    return figure
+
+
+def effects_in_words(table: pd.DataFrame, e: Emotion) -> str:
+    """The share both ablations have in common, and how alike they are text by text; empty where nothing was measured."""
+    rows = _levelled(table, e)
+    onward = rows[rows["onward"]]
+    if onward.empty or onward[onward["what"] == "mediated"]["share"].isna().all():
+        return ""
+    by = onward.set_index("what")
+    state = str(onward["state"].iloc[0])
+    both, alike, random = by.loc["mediated"], by.loc["correlation"], by.loc["random direction"]
+    text = (
+        f"Taken out from {state} on, {e}'s direction and its circuit have {percent(both['share'])} "
+        f"[{percent(both['share_low'])}, {percent(both['share_high'])}] of the circuit's effect in common; as much taken out along "
+        f"random directions costs {percent(random['share'])} of it"
+    )
+    if not pd.isna(alike["value"]):
+        text += f", and text by text the two losses correlate by {decimal(alike['value'])} "
+        text += f"[{decimal(alike['low'])}, {decimal(alike['high'])}]"
+    return text + "."
+
+
+def _levelled(table: pd.DataFrame, e: Emotion) -> pd.DataFrame:
+    return table[(table["emotion"] == str(e)) & (table["out"] == "levelled")]
