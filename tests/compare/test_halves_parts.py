@@ -88,6 +88,11 @@ def test_the_floor_is_what_two_halves_of_the_scenarios_differ_by():
     found = rotation(turning(60, 0, 0.2, 3), np.arange(60), YES)
     wanted = np.degrees(np.arccos(1 / (1 + 32 * 0.2**2 * 1.25 / 30)))
     np.testing.assert_allclose(found.floor.mean(), wanted, rtol=0.15)
+    # The noisier side counts, whichever it is.
+    quiet = turning(20, 0, 0.2)
+    quiet[:, :, 0] = turning(20, 0, 0)[:, :, 0]
+    for values in (quiet, quiet[:, :, ::-1]):
+        assert rotation(values, np.arange(20), YES).floor.min() > 10
 
 
 def test_directions_lost_in_noise_have_no_angle_and_undefined_ones_none():
