@@ -88,7 +88,7 @@ def test_resumed_pushes_are_what_hooks_find(family, model_of: Callable[[str], Mo
         np.testing.assert_allclose(found.values[:, place], mean, rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "neox", "bloom"])
 @pytest.mark.parametrize("target", Target)
 def test_a_small_push_is_the_slope(family, target, model_of: Callable[[str], Model], prompts):
     """Both signs of a small push cancel the curvature; float32 leaves three digits."""
