@@ -1,4 +1,4 @@
-"""All that a walk compares: who writes the directions, whether circuit and direction do the same, the half-layers one by one."""
+"""All that a walk compares: who writes the directions, whether circuit and direction do the same, and every half-layer."""
 
 from __future__ import annotations
 

@@ -60,15 +60,14 @@ def effects_in_words(table: pd.DataFrame, e: Emotion) -> str:
     onward = rows[rows["onward"]]
     if onward.empty or onward[onward["what"] == "mediated"]["share"].isna().all():
         return ""
-    by = onward.set_index("what")
-    state = str(onward["state"].iloc[0])
-    both, alike, random = by.loc["mediated"], by.loc["correlation"], by.loc["random direction"]
+    by = {str(row["what"]): row for row in onward.to_dict("records")}
+    both, alike, random = by["mediated"], by["correlation"], by["random direction"]
     text = (
-        f"Taken out from {state} on, {e}'s direction and its circuit have {percent(both['share'])} "
-        f"[{percent(both['share_low'])}, {percent(both['share_high'])}] of the circuit's effect in common; as much taken out along "
-        f"random directions costs {percent(random['share'])} of it"
+        f"Taken out from {both['state']} on, {e}'s direction and its circuit have {percent(both['share'])} "
+        f"[{percent(both['share_low'])}, {percent(both['share_high'])}] of the circuit's effect in common; as much taken out "
+        f"along random directions costs {percent(random['share'])} of it"
     )
-    if not pd.isna(alike["value"]):
+    if alike["value"] == alike["value"]:
         text += f", and text by text the two losses correlate by {decimal(alike['value'])} "
         text += f"[{decimal(alike['low'])}, {decimal(alike['high'])}]"
     return text + "."
