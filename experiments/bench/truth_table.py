@@ -317,8 +317,9 @@ def _why(curves: Sequence[Cell]) -> str:
     return (
         "CPR is .999, less what a curve falls short of 1, plus what it exceeds 1; CMD is the sum of both. Rankings by signed "
         "effect exceed 1 for half of the axis, as what opposes the emotion is left for the end; the default's hardly does. "
-        "Where it also falls short by more, a likely reason is: it ranks by the largest effect in any world, of either sign, "
-        "which is no order for adding nodes one by one (not tested). "
+        "Where it also falls short by more, a likely reason is: it ranks its members by the largest effect in any "
+        "world and the rest by the size of single effects, of either sign, which is no order for adding nodes one by one (not "
+        "tested). "
         f"{spent} of its {len(own)} searches stopped at their budget."
     )
 
