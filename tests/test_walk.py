@@ -109,7 +109,16 @@ class Page(HTMLParser):
 def test_every_file_is_there_and_the_run_opens(walked: Walked) -> None:
     directory = walked.run.directory
     there = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()}
-    expected = {"effects.parquet", "effects.safetensors", "directions.safetensors", "comparison.parquet", "report.html"}
+    expected = {
+        "effects.parquet",
+        "effects.safetensors",
+        "directions.safetensors",
+        "comparison.parquet",
+        "report.html",
+        "same_effect.parquet",
+        "half_layers.parquet",
+        "half_layer_rates.parquet",
+    }
     expected |= {f"circuits/{e}.{suffix}" for e in EMOTIONS for suffix in ("json", "graphml")} | {"prompts.jsonl"}
     assert there == expected | {"manifest.json", ".lock"}
     assert walked.run.fresh
@@ -305,6 +314,34 @@ def test_heads_neurons_and_the_rest_write_the_whole_direction(which: str, reques
     assert len(sums) == 6 * 2 * 3
     assert set(sums["size"]) == {3}
     np.testing.assert_allclose(sums["sum"], 1, atol=1e-3)
+
+
+def test_circuit_and_direction_are_compared_on_test(found: Run, truth: Planted) -> None:
+    """In a chain nearly all of the circuit's effect goes through the direction that it writes."""
+    table, n = found.same_effect.table, len({r.scenario for r in truth.prompts.split("test").rows})
+    assert set(table["n"]) == {n}
+    last, middle = truth.model.states[-1], truth.model.states[truth.model.n_layers - 1]
+    for e in EMOTIONS:
+        whole = found.same_effect.at(e, "circuit", last, onward=False)["value"]
+        assert whole == pytest.approx(-float(_without(found, truth, e)), abs=1e-3)
+        assert found.same_effect.at(e, "mediated", middle)["share_low"] > 0.8
+        assert found.same_effect.at(e, "random direction", last, onward=False)["share"] < 0.6
+    halves = found.half_layers
+    assert set(halves["quantity"]) >= {"rotation", "gain", "written", "effect", "share"}
+    assert set(halves["n"]) == {n}
+    assert {"attention most", "hidden"} <= set(found.half_layer_rates["rate"])
+    page = found.report.read_text(encoding="utf-8")
+    assert f"Circuit and direction of {EMOTIONS[0]}" in page
+    assert "of the circuit's effect in common" in page.replace("&#x27;", "'")
+    assert "What one reading per layer would get wrong" in page
+    assert "ask for them with --thorough" in found.manifest["compared"]["skipped"]
+
+
+def _without(found: Run, truth: Planted, e: Emotion) -> float:
+    """Change of the metric without the circuit, measured again."""
+    bench = Bench.every(Plan.of(truth.model, truth.prompts.split("test"), Ablation.MEAN_SCENARIO))[e]
+    rest = {*truth.model.heads, *truth.model.neurons} - set(found.circuit(str(e)).components)
+    return float((bench.metric(rest) - bench.whole).mean())
 
 
 def test_directions_are_stored_for_every_estimator(walked: Walked) -> None:

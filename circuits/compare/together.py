@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import pandas as pd
 
 from circuits.circuit.evaluation import Bench
+from circuits.compare.attribution import LAYER_COLUMNS
 from circuits.compare.effect import same_effect
 from circuits.compare.halves import HalfLayers, half_layers
-from circuits.compare.table import EFFECT_COLUMNS, Comparison, SameEffect
+from circuits.compare.table import EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS, Comparison, SameEffect
 from circuits.compare.writers import writers
 from circuits.directions.vectors import Directions
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Positions
+from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.effects.table import Effects
 from circuits.model.sites import Component
 from circuits.prompts.emotions import Emotion
@@ -66,7 +68,7 @@ def compare(
     watch("circuit against direction", 0, steps)
     written = writers(model, prompts, directions, circuits, random)
     watch("circuit against direction", 1, steps)
-    halves = half_layers(model, prompts, effects=sublayers, permutations=_PERMUTATIONS[thorough])
+    halves = _halves(test, sublayers, _PERMUTATIONS[thorough])
     tables = []
     benches = Bench.every(test, positions, states=True) if found else {}
     middle, last = model.states[model.n_layers - 1], model.states[-1]
@@ -92,3 +94,13 @@ def compare(
         )
     )
     return Compared(written, SameEffect(table), halves, skipped)
+
+
+def _halves(test: Plan, sublayers: Effects, permutations: int) -> HalfLayers:
+    """The half-layers, or tables without rows and why, where there are too few scenarios for any interval."""
+    model, prompts = test.model, test.prompts
+    if prompts.n_scenarios < MIN_SCENARIOS:
+        why = f"half-layers are not told apart: {prompts.n_scenarios} test scenarios, and it takes {MIN_SCENARIOS} for an interval"
+        empty = (pd.DataFrame(columns=list(c)) for c in (HALF_COLUMNS, LAYER_COLUMNS, RATE_COLUMNS))
+        return HalfLayers(*empty, model.capabilities.sequential, (why,))
+    return half_layers(model, prompts, effects=sublayers, permutations=permutations)

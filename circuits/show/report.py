@@ -83,12 +83,14 @@ def report(
         page.add(f"<h3>Circuit and direction of {e}</h3>")
         if (comparison["emotion"] == str(e)).any():
             page.figure(figures.writers(comparison, e))
-        page.figure(half_layers(compared.halves.table, e, comparison))
+        if (compared.halves.table["emotion"] == str(e)).any():
+            page.figure(half_layers(compared.halves.table, e, comparison))
         if (compared.effects.table["emotion"] == str(e)).any():
             page.figure(effects(compared.effects.table, e))
             page.add(f"<p>{escape(effects_in_words(compared.effects.table, e))}</p>")
     page.add("<h2>What one reading per layer would get wrong</h2>")
-    page.figure(misattribution(compared.halves.rates))
+    if len(compared.halves.rates):
+        page.figure(misattribution(compared.halves.rates))
     for notice in compared.halves.notices:
         page.add(f"<p class=note>{escape(notice)}</p>")
     if compared.skipped:

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from circuits.circuit.graph import Circuit, Edge, Node
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
+from circuits.compare.table import EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS
 from circuits.effects.table import COLUMNS
 from circuits.errors import CircuitsError, PromptError, RunError
 from circuits.model.sites import parse
@@ -67,6 +68,12 @@ def fill(writer: RunWriter) -> Run:
     writer.table("effects.parquet", pd.DataFrame({c: [1.0] for c in COLUMNS}))
     writer.tensors("effects.safetensors", VALUES, {"components": ["L0H1"], "prompts": ["a", "b"]})
     writer.table("comparison.parquet", pd.DataFrame({c: [1.0] for c in COMPARISON_COLUMNS}))
+    for name, columns in (
+        ("same_effect", EFFECT_COLUMNS),
+        ("half_layers", HALF_COLUMNS),
+        ("half_layer_rates", RATE_COLUMNS),
+    ):
+        writer.table(f"{name}.parquet", pd.DataFrame({c: [1.0] for c in columns}))
     for e in EMOTIONS:
         writer.json(f"circuits/{e}.json", circuit_of(e).to_json())
     writer.graphml("circuits/fear.graphml", circuit_of())
