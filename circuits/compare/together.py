@@ -100,7 +100,7 @@ def _halves(test: Plan, sublayers: Effects, permutations: int) -> HalfLayers:
     """The half-layers, or tables without rows and why, where there are too few scenarios for any interval."""
     model, prompts = test.model, test.prompts
     if prompts.n_scenarios < MIN_SCENARIOS:
-        why = f"half-layers are not told apart: {prompts.n_scenarios} test scenarios, and it takes {MIN_SCENARIOS} for an interval"
-        empty = (pd.DataFrame(columns=list(c)) for c in (HALF_COLUMNS, LAYER_COLUMNS, RATE_COLUMNS))
-        return HalfLayers(*empty, model.capabilities.sequential, (why,))
+        why = f"half-layers are not told apart: {prompts.n_scenarios} test scenarios; it takes {MIN_SCENARIOS} for an interval"
+        table, layers, rates = (pd.DataFrame(columns=list(c)) for c in (HALF_COLUMNS, LAYER_COLUMNS, RATE_COLUMNS))
+        return HalfLayers(table, layers, rates, model.capabilities.sequential, (why,))
     return half_layers(model, prompts, effects=sublayers, permutations=permutations)
