@@ -7,9 +7,9 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 
-from jaxtyping import install_import_hook
+import checking
 
-install_import_hook("circuits", "beartype.beartype")
+checking.install("circuits")
 
 from collections.abc import Callable
 
