@@ -1,24 +1,32 @@
 """Types and shapes of every function of ``circuits``, checked at each call, at a cost that a whole suite can bear.
 
-jaxtyping's import hook decorates every function with ``jaxtyped(typechecker=beartype)``, which binds the arguments and
-calls two more functions at each call: 15 microseconds, most of the suite's time where millions of calls are small.
+jaxtyping's own import hook costs most of the suite's time. Its decorator binds the arguments and calls two more functions
+at each call (15 microseconds, where millions of calls are small), and while it loads one of our modules, Python looks for
+the bytecode of every module imported from there, such as SciPy's, under another name, and compiles it again.
 Here beartype checks arguments and results itself, and jaxtyping's context, in which axes of one name must agree, is
 opened only for functions whose annotations name axes. What is refused is the same; ``tests/test_checking.py`` holds it.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import inspect
+import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import CodeType, ModuleType
 from typing import Any
 
 import beartype
 import jaxtyping
 
 __all__ = ["checked", "install"]
+
+_NAME = "__checked__"
 
 
 def _resolved(annotation: Any, names: dict[str, Any]) -> Any:
@@ -74,15 +82,49 @@ def _in_one_context(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+class _Decorated(ast.NodeTransformer):
+    """Functions with the check innermost, so that it sees the annotations; classes with it outermost, after ``@dataclass``."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.decorator_list.append(ast.copy_location(ast.Name(_NAME, ast.Load()), node))
+        return self.generic_visit(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        node.decorator_list.insert(0, ast.copy_location(ast.Name(_NAME, ast.Load()), node))
+        return self.generic_visit(node)
+
+
+class _Loader(SourceFileLoader):
+    """Decorates a module's source each time: bytecode on disk is that of the bare module."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        tree = _Decorated().visit(ast.parse(self.get_data(self.path), self.path))
+        code: CodeType = compile(tree, self.path, "exec", dont_inherit=True)
+        return code
+
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module)[_NAME] = checked
+        super().exec_module(module)
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._package and not fullname.startswith(f"{self._package}."):
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
 def install(package: str) -> None:
     """Check every module of ``package`` that is imported from now on."""
-    plain = jaxtyping.jaxtyped
-
-    def jaxtyped(fn: Any = None, **options: Any) -> Any:
-        # The hook writes ``@jaxtyping.jaxtyped(typechecker=...)`` over every function of the package.
-        if fn == "context":
-            return plain("context")
-        return checked if fn is None else checked(fn)
-
-    jaxtyping.jaxtyped = jaxtyped  # type: ignore[assignment]
-    jaxtyping.install_import_hook(package, "beartype.beartype")
+    loaded = sorted(name for name in sys.modules if name == package or name.startswith(f"{package}."))
+    if loaded:
+        raise RuntimeError(f"{', '.join(loaded)} are imported already and would go unchecked; install the check first")
+    sys.meta_path.insert(0, _Finder(package))
