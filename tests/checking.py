@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import inspect
 import sys
+import threading
 import typing
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -65,10 +66,52 @@ def checked(made: Any) -> Any:
         return type(made)(checked(made.__func__))
     if isinstance(made, property):
         return property(*(part and checked(part) for part in (made.fget, made.fset, made.fdel)))
-    made.__annotations__ = {name: _resolved(a, made.__globals__) for name, a in made.__annotations__.items()}
+    return _of_all_its_kind(made) if _repeats(made) else _function(made, made.__globals__)
+
+
+def _function(made: Callable[..., Any], names: dict[str, Any]) -> Callable[..., Any]:
+    made.__annotations__ = {name: _resolved(a, names) for name, a in made.__annotations__.items()}
     axes = any(map(_names_axes, made.__annotations__.values()))
     function = beartype.beartype(made)
     return _in_one_context(function) if axes else function
+
+
+def _repeats(made: Any) -> bool:
+    """Whether it is a function inside a function whose check is the same each time it is made.
+
+    A hook is made anew for every layer of every run, and beartype compiles each check. A default may be another one each
+    time and is checked too; annotations that are no text may be other objects.
+    """
+    return (
+        "<locals>" in made.__qualname__
+        and made.__defaults__ is None
+        and made.__kwdefaults__ is None
+        and not inspect.isgeneratorfunction(made)
+        and all(isinstance(hint, str) for hint in made.__annotations__.values())
+    )
+
+
+_known: dict[CodeType, Callable[..., Any]] = {}
+_asked = threading.local()
+
+
+def _of_all_its_kind(made: Any) -> Callable[..., Any]:
+    """The check that was compiled for the first function of this code, around this one."""
+    if made.__code__ not in _known:
+
+        @functools.wraps(made)
+        def stand_in(*args: Any, **kwargs: Any) -> Any:
+            return _asked.function(*args, **kwargs)
+
+        _known[made.__code__] = _function(stand_in, made.__globals__)
+    check = _known[made.__code__]
+
+    @functools.wraps(made)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        _asked.function = made  # read as soon as the arguments are found right, before anything else is called
+        return check(*args, **kwargs)
+
+    return call
 
 
 def _in_one_context(function: Callable[..., Any]) -> Callable[..., Any]:

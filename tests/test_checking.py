@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import checking
 import pytest
 import torch
 from beartype.roar import BeartypeCallHintViolation
@@ -107,6 +108,56 @@ def test_a_generator_is_checked_for_being_one() -> None:
     assert list(counted(3)) == [0, 1, 2]
     with refused:
         list(counted("3"))
+
+
+def scaled(factor: float) -> Callable[..., object]:
+    @checked
+    def inner(x: Float[Tensor, " n"], y: Float[Tensor, " n"], *, twice: bool) -> Float[Tensor, " n"]:
+        """Its own words."""
+        out = (x + y) * factor
+        return torch.stack([out, out]) if twice else out
+
+    return inner
+
+
+@pytest.mark.parametrize("factor", [1.0, 10.0])
+def test_functions_of_one_code_share_a_check_and_each_keeps_its_own_values(factor: float) -> None:
+    before, inner, other, x = len(checking._known), scaled(factor), scaled(5.0), torch.ones(3)
+    assert len(checking._known) - before <= 1
+    assert inner(x, x, twice=False).tolist() == [2 * factor] * 3
+    assert other(x, x, twice=False).tolist() == [10.0] * 3
+    for wrong in ({"y": [1.0, 1.0, 1.0]}, {"y": torch.ones(4)}, {"twice": True}, {"twice": 1}):
+        with refused:
+            inner(**{"x": x, "y": x, "twice": False, **wrong})
+    with pytest.raises(TypeError, match="twice"):
+        inner(x, x)
+    assert inner(x, x, twice=False).tolist() == [2 * factor] * 3  # nothing is left behind of those that were refused
+    assert (inner.__name__, inner.__doc__) == ("inner", "Its own words.")
+
+
+def test_one_that_calls_another_of_its_kind_gets_its_own_values() -> None:
+    def nested(depth: int) -> Callable[[int], list[int]]:
+        @checked
+        def inner(n: int) -> list[int]:
+            below = nested(depth - 1)(n) if depth else []
+            return [*below, depth * n]
+
+        return inner
+
+    assert nested(3)(2) == [0, 2, 4, 6]
+
+
+def test_a_default_is_checked_where_it_is_another_one_each_time() -> None:
+    def made(value: object) -> Callable[..., object]:
+        @checked
+        def inner(x: int = value) -> int:  # type: ignore[assignment]
+            return x
+
+        return inner
+
+    assert made(3)() == 3
+    with refused:
+        made("three")()
 
 
 def test_the_library_is_checked_by_it() -> None:
