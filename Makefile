@@ -9,6 +9,9 @@ BIN    := $(VENV)/bin
 # A stamp for this very torch: asking for another one installs again, asking for the same costs nothing.
 STAMP  := $(VENV)/.ready-$(shell printf '%s' "$(TORCH)" | cksum | cut -d' ' -f1)
 
+# A worker to a core and a file to a worker, in the order that tests/conftest.py gives: the longest first.
+SIDE_BY_SIDE := -n auto --dist loadfile --no-loadscope-reorder
+
 export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -68,10 +71,10 @@ embedded-model: $(STAMP) ## train the embedded model again (about 20 minutes on 
 	@$(BIN)/python experiments/embedded_model.py $(ARGS)
 
 test: lint ## lint, types and tests (on a few families; make test-all for every one)
-	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not exhaustive"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not exhaustive"
 
-test-all: test ## make test, then the same on every other family
-	@$(BIN)/python -m pytest -n auto --dist loadfile -m exhaustive
+test-all: lint ## make test, on every other family too
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-quick: $(STAMP) ## the tests that take seconds
 	@$(BIN)/python -m pytest -q -m "not slow and not wheel"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 
-from jaxtyping import install_import_hook
+import checking
 
-install_import_hook("circuits", "beartype.beartype")
+checking.install("circuits")
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,9 +68,25 @@ def tiny_prompts() -> Prompts:
     return Prompts.of(tiny_rows(), name="tiny", answers=ANSWERS)
 
 
+LONGEST = (
+    "model/test_planted_kinds.py", "circuit/test_edgemethods.py", "test_walk.py", "effects/test_certify.py",
+    "laws/test_recovery.py", "test_golden.py", "test_experiments.py", "runs/test_disk.py", "circuit/test_conditional.py",
+    "effects/test_edges.py", "effects/test_integrated.py", "test_cli.py",
+)  # fmt: skip
+"""Begun first: a file is run by one worker, and one that is begun last keeps the others waiting."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test of one more family than those that differ in kind belongs to the long run (``make test-all``)."""
+    """Long files first. A test of one more family than those that differ in kind is for ``make test-all`` alone."""
+    place = {Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     for item in items:
         call = getattr(item, "callspec", None)
         if call is not None and call.params.get("family", "gpt2") in set(FAMILIES) - {*CORE, *REPLAYED[:1]}:
             item.add_marker(pytest.mark.exhaustive)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: going through its million objects at each collection would take half a second."""
+    gc.collect()
+    gc.freeze()

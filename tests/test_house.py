@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import LONGEST
 
 import circuits
 
@@ -174,3 +175,8 @@ def test_modules_stay_small_and_say_what_they_are(path):
     assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc", "types"}
     if path.name != "__init__.py":
         assert ast.get_docstring(ast.parse(text)), "no module docstring"
+
+
+def test_the_files_that_are_begun_first_exist_and_are_named_once():
+    assert [name for name in LONGEST if not (Path(__file__).parent / name).is_file()] == []
+    assert len(set(LONGEST)) == len(LONGEST)

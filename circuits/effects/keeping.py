@@ -29,8 +29,10 @@ def subsets_of(model: Model, kept: Sequence[Collection[Component]]) -> Subsets:
     for number, members in enumerate(kept):
         for kind, mask in ((Kind.HEAD, heads), (Kind.NEURON, neurons)):
             some = [c for c in members if c.kind is kind]
-            for component in some:
-                model.require(component)
+            # As one comparison of sets: a search asks for thousands of sets, each nearly the whole model.
+            if not model.parts.issuperset(some):
+                for component in some:
+                    model.require(component)
             mask[number, [c.layer for c in some], [c.index for c in some]] = True
     return Subsets(heads.to(model.device), neurons.to(model.device))
 

@@ -187,13 +187,18 @@ class Model:
     def sublayers(self) -> tuple[Component, ...]:
         return tuple(sublayer(layer, half) for layer in range(self.n_layers) for half in Half)
 
-    @property
+    @cached_property
     def heads(self) -> tuple[Component, ...]:
         return tuple(head(layer, index) for layer in range(self.n_layers) for index in range(self.n_heads))
 
-    @property
+    @cached_property
     def neurons(self) -> tuple[Component, ...]:
         return tuple(neuron(layer, index) for layer in range(self.n_layers) for index in range(self.d_mlp))
+
+    @cached_property
+    def parts(self) -> frozenset[Component]:
+        """All heads and neurons: what a circuit can consist of."""
+        return frozenset((*self.heads, *self.neurons))
 
     def components(self, wanted: str | Iterable[str | Component]) -> tuple[Component, ...]:
         """The components meant by ``"sublayers"``, ``"heads"``, ``"neurons"``, or by an explicit list.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from circuits.errors import ComponentError
 
@@ -86,6 +87,7 @@ def sublayer(layer: int, half: Half) -> Component:
     return Component(layer, Kind.ATTN if half is Half.ATTN else Kind.MLP)
 
 
+@lru_cache(maxsize=1 << 16)  # edges name their ends, and a search asks for the same ones over and over
 def parse(name: str) -> Component:
     """The component with this name.
 

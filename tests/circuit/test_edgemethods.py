@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -32,6 +33,13 @@ def cases_of(made: Planted) -> dict:
     return Case.every(Plan.of(made.model, made.prompts.split("select"), Ablation.MEAN_SCENARIO))
 
 
+@cache
+def made_with_cases(kind: str, seed: int) -> tuple[Planted, dict]:
+    """Built once for all methods: they only look at a case."""
+    made = planted(kind, seed=seed)
+    return made, cases_of(made)
+
+
 @pytest.fixture(scope="module")
 def chain() -> Planted:
     return planted("chain", seed=2)
@@ -48,8 +56,8 @@ def sets(found: Found) -> tuple[set[str], set[tuple[str, str]]]:
 
 @pytest.mark.parametrize("kind", ["chain", *(pytest.param(kind, marks=SLOW) for kind in RECOVERED[1:])])
 def test_edge_pruning_recovers_every_node_and_edge_and_no_other(kind):
-    made = planted(kind, seed=3)
-    for e, case in cases_of(made).items():
+    made, cases = made_with_cases(kind, 3)
+    for e, case in cases.items():
         found = METHODS["edge_pruning"](case, target=0.8)
         assert sets(found) == (made.by_emotion[e].nodes, made.by_emotion[e].edges), e
         assert found.reached
@@ -61,8 +69,7 @@ def test_edge_pruning_recovers_every_node_and_edge_and_no_other(kind):
 @pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("kind", ["chain", "shared_head"])
 def test_baselines_recover_what_breaks_at_any_link(kind, name):
-    made = planted(kind, seed=3)
-    cases = cases_of(made)
+    made, cases = made_with_cases(kind, 3)
     for e in EMOTIONS[:2]:
         assert sets(METHODS[name](cases[e], target=0.8)) == (made.by_emotion[e].nodes, made.by_emotion[e].edges), e
 
@@ -71,9 +78,9 @@ def test_baselines_recover_what_breaks_at_any_link(kind, name):
 @pytest.mark.parametrize("kind", ["redundant", "backup", "inhibitor"])
 def test_what_the_target_can_spare_is_not_recovered(kind, name):
     """The docstrings say so: of two that stand in for each other one goes; of brakes those the target does not need."""
-    made = planted(kind, seed=0)
+    made, cases = made_with_cases(kind, 0)
     e = EMOTIONS[0]
-    found, truth = METHODS[name](cases_of(made)[e], target=0.8), made.by_emotion[e]
+    found, truth = METHODS[name](cases[e], target=0.8), made.by_emotion[e]
     assert found.reached
     nodes, edges = sets(found)
     assert truth.nodes - nodes
@@ -89,7 +96,7 @@ def test_what_the_target_can_spare_is_not_recovered(kind, name):
 
 @pytest.mark.parametrize("name", EDGES[:3])
 def test_a_model_without_a_circuit_has_none(name):
-    cases = cases_of(planted("null", seed=1))
+    _, cases = made_with_cases("null", 1)
     for e in EMOTIONS[:2]:
         found = METHODS[name](cases[e], target=0.8)
         assert (found.chosen, found.edges) == ((), ())
