@@ -48,6 +48,16 @@ _HOMES = {
     "probe": "circuits.directions.estimators",
     "read_circuit": "circuits.runs.sides",
     "read_prompts": "circuits.prompts.datasets",
+    "allocate": "circuits.compare.allocation",
+    "dose_response": "circuits.compare.dose",
+    "half_layers": "circuits.compare.halves",
+    "head_importance": "circuits.compare.contributions",
+    "influence_slope": "circuits.compare.influence",
+    "neuron_contributions": "circuits.compare.contributions",
+    "same_effect": "circuits.compare.effect",
+    "several_mechanisms": "circuits.compare.mechanisms",
+    "sublayer_influence": "circuits.compare.influence",
+    "wang_circuit": "circuits.compare.wang",
     "sweep": "circuits.runs.sweep",
     "testing": "circuits.testing",
     "validate_prompts": "circuits.prompts.validation",
@@ -74,30 +84,48 @@ __all__ = [
     "Settings",
     "Sweep",
     "__version__",
+    "allocate",
     "capture",
     "certify",
     "contrast",
     "discover",
+    "dose_response",
     "estimate_directions",
     "figures",
     "grand_mean",
+    "half_layers",
+    "head_importance",
+    "influence_slope",
     "load",
     "measure",
     "measure_positions",
+    "neuron_contributions",
     "open_run",
     "open_sweep",
     "planted",
     "probe",
     "read_circuit",
     "read_prompts",
+    "same_effect",
+    "several_mechanisms",
+    "sublayer_influence",
     "sweep",
     "testing",
     "validate_prompts",
+    "wang_circuit",
 ]
 
 if TYPE_CHECKING:
     from circuits import testing
     from circuits.circuit.graph import Circuit
+    from circuits.compare.allocation import allocate
+    from circuits.compare.contributions import head_importance, neuron_contributions
+    from circuits.compare.dose import dose_response
+    from circuits.compare.effect import same_effect
+    from circuits.compare.halves import half_layers
+    from circuits.compare.influence import influence_slope, sublayer_influence
+    from circuits.compare.mechanisms import several_mechanisms
+    from circuits.compare.wang import wang_circuit
     from circuits.directions.estimators import contrast, estimate_directions, grand_mean, probe
     from circuits.directions.vectors import Directions
     from circuits.effects.certify import Certified, certify
