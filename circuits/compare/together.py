@@ -23,7 +23,7 @@ from circuits.prompts.emotions import Emotion
 
 __all__ = ["Compared", "compare"]
 
-_FEW, _MANY = 5, 100
+_FEW, _MANY = 5, 20
 _PERMUTATIONS = (50, 200)
 
 
