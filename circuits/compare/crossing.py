@@ -20,6 +20,7 @@ from circuits.compare.decomposition import Decomposition
 from circuits.effects.ablation import require_complete
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation, Positions
+from circuits.effects.table import Effects
 from circuits.errors import MeasurementError, PromptError
 from circuits.model.anatomy import Model
 from circuits.model.sites import Component, State
@@ -61,15 +62,15 @@ class Side:
     def part(self, split: Split) -> Prompts:
         return self.prompts.split(split)
 
-    def circuit(self) -> tuple[Component, ...]:
-        """Found on ``select``.
+    def circuit(self, best: Effects | None = None) -> tuple[Component, ...]:
+        """Found on ``select``, from single effects at hand or measured.
 
         Raises:
             MeasurementError: there is none.
         """
         s = self.settings
         plan = Plan.of(self.model, self.part(Split.SELECT), Ablation(s.ablation))
-        case = Case.every(plan, Positions(s.positions))[self.e]
+        case = Case.every(plan, Positions(s.positions), best=best)[self.e]
         found = method(s.method, patience=s.patience)(case, target=s.target, alpha=s.alpha, seed=s.seed)
         if not found.chosen:
             raise MeasurementError(f"{self.e} has no circuit in context {self.name}: {found.undefined}")

@@ -30,6 +30,7 @@ from circuits.circuit.estimates import Estimate
 from circuits.compare.contexts import Deviations, Matching, cosine, exists, matched
 from circuits.compare.crossing import Crossing, Side
 from circuits.effects.statistics import MIN_SCENARIOS
+from circuits.effects.table import Effects
 from circuits.errors import MeasurementError, SettingsError
 from circuits.model.anatomy import Model
 from circuits.model.reading import capture
@@ -119,6 +120,7 @@ def several_mechanisms(
     state: State | None = None,
     settings: Settings | None = None,
     smallest: float = 0.25,
+    effects: tuple[Effects, Effects] | None = None,
     watch: Callable[[str, int, int], None] | None = None,
 ) -> Mechanisms:
     """Is one emotion, in two sets of contexts, one direction and one circuit?
@@ -127,6 +129,8 @@ def several_mechanisms(
         prompts_a, prompts_b: complete scenarios of all six emotions, each with the splits ``fit``, ``select`` and ``test``.
         state: where directions are compared; without it the first at which both contexts have one.
         settings: ablation, method, target and the like; defaults as for :func:`circuits.discover`.
+        effects: exact effects of every head and neuron on each context's ``select`` prompts, where they are at hand; they serve
+            all six emotions. Measured here without them.
         smallest: interaction, as a share of ``m(M) - m(∅)``, up to which writers (readers) count as the same.
 
     Raises:
@@ -172,7 +176,8 @@ def several_mechanisms(
     watch("circuits of both contexts", 2, 4)
     base = {"state": state, "cosine": alike, "matching": matching}
     try:
-        circuits = {side.name: side.circuit() for side in sides}
+        known = effects or (None, None)
+        circuits = {side.name: side.circuit(best) for side, best in zip(sides, known, strict=True)}
     except MeasurementError as error:
         return Mechanisms(e, Verdict.NOT_DECIDABLE, f"{error}", **base)  # type: ignore[arg-type]
     watch("cross-ablation", 3, 4)

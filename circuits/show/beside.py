@@ -67,8 +67,10 @@ def effects_in_words(table: pd.DataFrame, e: Emotion) -> str:
         f"[{percent(both['share_low'])}, {percent(both['share_high'])}] of the circuit's effect in common; as much taken out "
         f"along random directions costs {percent(random['share'])} of it"
     )
+    if "random circuits" in by:
+        text += f", and ablating random circuits of the same shape {percent(by['random circuits']['share'])}"
     if alike["value"] == alike["value"]:
-        text += f", and text by text the two losses correlate by {decimal(alike['value'])} "
+        text += f". Text by text the two losses correlate by {decimal(alike['value'])} "
         text += f"[{decimal(alike['low'])}, {decimal(alike['high'])}]"
     return text + "."
 

@@ -13,6 +13,8 @@ from circuits.compare.claims import Claim, Standing, claim, undecided
 from circuits.compare.mechanisms import Mechanisms, Verdict, several_mechanisms
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation
+from circuits.effects.measure import measure
+from circuits.effects.table import Effects
 from circuits.errors import CircuitsError, MeasurementError
 from circuits.model.sites import Component, Kind, parse
 from circuits.prompts.datasets import Prompts
@@ -133,10 +135,14 @@ def one_mechanism(
         reason = f"{study.model.name} cannot read the texts ({why}); a model of open vocabulary would decide"
         return [undecided(key, text, source, statistic=statistic, reason=reason, **common)]
     found: dict[str, Mechanisms | str] = {}
+    known: list[Effects] = []
     for e in EMOTIONS:
         study.watch(f"{names[0]} against {names[1]}", e.column, len(EMOTIONS))
         try:
-            found[str(e)] = several_mechanisms(study.model, a, b, e)
+            if not known:  # measured once for all six
+                everything = (*study.model.heads, *study.model.neurons)
+                known = [measure(study.model, some.split("select"), everything) for some in (a, b)]
+            found[str(e)] = several_mechanisms(study.model, a, b, e, effects=(known[0], known[1]))
         except MeasurementError as error:
             found[str(e)] = str(error)
     return [_of_verdicts(key, text, source, found, statistic, common)]
