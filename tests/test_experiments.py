@@ -42,6 +42,7 @@ def loaded(name: str) -> ModuleType:
 
 
 overlap, repair, transfer = loaded("overlap"), loaded("repair"), loaded("transfer")
+claims, verdicts = loaded("claims"), loaded("verdicts")
 
 
 @pytest.fixture
@@ -338,3 +339,72 @@ def test_transfer_without_directions_is_refused(on, tmp_path: Path) -> None:
     study = transfer.Study(nothing.model, Prompts.of(same, name="same"), drawn, transfer.Read.LAST)
     with pytest.raises(DirectionError, match="no estimator finds directions in 'same': "):
         study.estimate(lambda *_: None)
+
+
+# -- claims -----------------------------------------------------------------------------------------------------------
+
+
+def test_claims_on_a_chain_get_the_verdicts_its_wiring_gives_them(on: Any, tmp_path: Path) -> None:
+    """One head and one neuron an emotion: few neurons do it all, the circuit writes its direction and acts through it alone."""
+    made = planted("chain", seed=0, scenarios=60)
+    on(made.model, made.prompts)
+    out = tmp_path / "run"
+    claims.main(model="m", prompts="p", skip_overlap=True, out=out)
+    records = {one["key"]: one for one in json.loads((out / "figures" / "claims.json").read_text())}
+    assert set(records) == {
+        "layer-0-within", "layer-0-across", "layer-0-absent", "closest-pairs", "apart", "turning", "few-neurons",
+        "written-share", "same-effect", "explicit-implicit", "person",
+    }  # fmt: skip
+    for key in ("few-neurons", "same-effect", "written-share"):
+        assert records[key]["verdict"] == "supported", records[key]
+        assert records[key]["low"] > records[key]["estimate"] - 0.5
+    # Directions of emotions that know nothing of each other lie alike: no pair is closer, none apart.
+    for key in ("closest-pairs", "apart"):
+        assert records[key]["verdict"] != "supported"
+    assert {records[key]["prompts"] for key in ("written-share", "same-effect", "few-neurons")} == {
+        f"{made.prompts.name}, test"
+    }
+    # There is no matched set of explicit texts here, and the ledger says so instead of leaving the claim out.
+    assert records["layer-0-within"]["verdict"] == "undecided"
+    assert "matched to" in records["layer-0-within"]["reason"]
+    page = (out / "figures" / "claims.html").read_text()
+    assert all(one["claim"].replace("'", "&#x27;") in page for one in records.values())
+
+
+def test_a_claim_that_cannot_be_tested_does_not_hide_the_others(on: Any, tmp_path: Path) -> None:
+    made = planted("null", seed=0, scenarios=30)
+    on(made.model, made.prompts)
+    claims.main(model="m", prompts="p", skip_overlap=True, out=tmp_path / "run")
+    records = json.loads((tmp_path / "run" / "figures" / "claims.json").read_text())
+    by_key = {one["key"]: one for one in records}
+    for key in ("written-share", "same-effect", "person"):
+        assert by_key[key]["verdict"] == "undecided", by_key[key]
+        assert by_key[key]["reason"]
+    assert not [one for one in records if one["verdict"] == "supported"]
+
+
+def test_the_verdicts_table_counts_right_and_wrong_ones() -> None:
+    cell = {"seed": 0, "emotion": "anger", "scenarios": 30, "seconds": 1.0, "reason": "r"}
+    true = {kind: str(verdict) for kind, verdict in verdicts.TRUE.items()}
+    cells = [{**cell, "kind": "chain", "verdict": true["chain"], "true": true["chain"], "seed": s} for s in range(19)]
+    cells += [{**cell, "kind": "chain", "verdict": true["forked"], "true": true["chain"], "seed": 19}]
+    cells += [{**cell, "kind": "null", "verdict": true["null"], "true": true["null"], "seed": s} for s in range(9)]
+    cells += [{**cell, "kind": "null", "verdict": true["chain"], "true": true["null"], "seed": 9}]
+    text = verdicts.markdown(cells)
+    assert "19 of 20 (95% [75%, 100%])" in text
+    assert "met: `chain` right in 95% (target 95%); met: wrong with evidence in 5%" in text
+    assert "MISSED: `null` right in 90% (target 95%); MISSED: wrong with evidence in 10%" in text
+    assert "`chain`, seed 19, anger: same writers, different readers: r" in text
+    with pytest.raises(SettingsError, match="scenarios 3"):
+        verdicts.main(scenarios=3)
+
+
+def test_verdicts_are_kept_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts.main(seeds=1, kinds="null", scenarios=24, jobs=1, out=tmp_path)
+    first = (tmp_path / "verdicts.json").read_bytes()
+    monkeypatch.setattr(verdicts, "judged", lambda *_: pytest.fail("made again"))
+    verdicts.main(seeds=1, kinds="null", scenarios=24, jobs=1, out=tmp_path)
+    assert (tmp_path / "verdicts.json").read_bytes() == first
+    (tmp_path / "verdicts.json").write_text("[]")
+    with pytest.raises(SettingsError, match="no file of this experiment"):
+        verdicts.main(seeds=1, kinds="null", scenarios=24, jobs=1, out=tmp_path)
