@@ -25,7 +25,7 @@ from circuits.cli import script
 from circuits.compare.halves import half_layers
 from circuits.runs.files import read_json, write_bytes, write_json
 from circuits.runs.ledger import keep_claims, read_claims
-from circuits.show.ledger import ledger_page
+from circuits.show.ledger import ledger_page, ledger_table
 from circuits.show.terminal import watching
 
 
@@ -76,6 +76,7 @@ def main(
     found = read_claims(place)
     write_json(place / "claims.json", [one.as_dict() for one in found])
     write_bytes(place / "claims.html", ledger_page(found, f"Claims, tested on {loaded.name}").encode())
+    write_bytes(place / "claims.md", ledger_table(found).encode())
     for one in found:
         number = "" if one.estimate is None else f" {one.estimate:.3g}"
         if one.low is not None:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from circuits.compare.claims import Claim, Standing
 from circuits.show.report import page
 
-__all__ = ["intervals", "ledger_page"]
+__all__ = ["intervals", "ledger_page", "ledger_table"]
 
 _COLOURS = {Standing.SUPPORTED: "#0072B2", Standing.CONTRADICTED: "#D55E00", Standing.UNDECIDED: "#777777"}
 
@@ -30,13 +30,31 @@ def ledger_page(claims: Sequence[Claim], title: str) -> str:
     return page(title, parts)
 
 
+def ledger_table(claims: Sequence[Claim]) -> str:
+    """The same as a table in Markdown."""
+    lines = ["| claim | verdict | estimate | statistic and bar | null | why |", "|---|---|---|---|---|---|"]
+    for one in claims:
+        cells = (
+            f"{one.claim} ({one.source})",
+            str(one.verdict),
+            _number(one),
+            one.statistic,
+            one.null or "–",
+            one.reason,
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _number(one: Claim) -> str:
+    if one.estimate is None:
+        return "no number"
+    interval = "" if one.low is None or one.high is None else f" [{one.low:.3g}, {one.high:.3g}]"
+    return f"{one.estimate:.3g}{interval} {one.unit}, n = {one.n}"
+
+
 def _row(one: Claim) -> str:
-    number = "no number"
-    if one.estimate is not None:
-        number = f"{one.estimate:.3g}"
-        if one.low is not None and one.high is not None:
-            number += f" [{one.low:.3g}, {one.high:.3g}]"
-        number += f" {escape(one.unit)}, n = {one.n}"
+    number = escape(_number(one))
     null = f"<br>Null: {escape(one.null)}." if one.null else ""
     colour = _COLOURS[one.verdict]
     figure = f" Figure: {escape(one.figure)}." if one.figure else ""

@@ -13,7 +13,7 @@ from circuits.circuit.estimates import Estimate
 from circuits.compare.claims import Claim, Standing, claim, standing, undecided
 from circuits.errors import RunError
 from circuits.runs.ledger import keep_claims, read_claims
-from circuits.show.ledger import ledger_page
+from circuits.show.ledger import ledger_page, ledger_table
 
 NAN = float("nan")
 
@@ -109,6 +109,9 @@ def test_the_page_shows_every_claim_and_escapes_what_strangers_wrote() -> None:
         "0.1 [0, 0.2] share, n = 9",
     ):
         assert text in page
+    table = ledger_table(some).splitlines()
+    assert len(table) == 2 + len(some)
+    assert all(line.count(" | ") == 5 for line in table[2:])
     assert "no number" in ledger_page(
         [undecided("k", "t", "s", model="m", prompts="p", statistic="s", reason="r", experiment="x")], "t"
     )
