@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import circuits
 from circuits.errors import CircuitsError
 from circuits.model.reading import Readings
+from circuits.model.words import require_words
 
 __all__ = ["Study"]
 
@@ -44,6 +45,7 @@ class Study:
         """A prompt set by name; None, and a note of why, where the model cannot read it."""
         try:
             prompts = circuits.read_prompts(name)
+            require_words(self.model, prompts)
             self.readings(prompts)
         except CircuitsError as error:
             self.unreadable[name] = str(error)
