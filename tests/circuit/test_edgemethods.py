@@ -163,7 +163,15 @@ def test_a_short_patience_and_few_candidates_are_noticed(cases):
     small = TopEdges("eap", most=20)
     found = small(case, target=0.8)
     assert found.notice == "edges among 20 of 84 components: heads first, neurons by first order"
-    assert len(found.ranked) == 20
+    # Those without edges come last, by what chose the twenty: a curve needs a place for every component.
+    first = case.measured.of(Method.GRADIENT)
+    size = dict(zip(first.components, np.abs(first.by_scenario(case.emotion).mean(0)), strict=True))
+    scored, rest = found.ranked[:20], found.ranked[20:]
+    assert {c for edge in found.edge_scores for c in edge} - {"embed", str(case.emotion)} <= {
+        name for c in scored for name in (c.name, *(f"{c.name}<{part}>" for part in "qkv"))
+    }
+    assert sorted(found.ranked) == sorted(case.components)
+    assert [size[c] for c in rest] == sorted((size[c] for c in rest), reverse=True)
     assert found.forwards <= found.bound
 
 
