@@ -39,6 +39,7 @@ class Claim:
         statistic: what was computed, with the bar it has to pass.
         estimate, low, high: its value with a 95% interval; None where there is none.
         unit, n: of the estimate.
+        bar, side: what the estimate is claimed to lie ``above`` or ``below``; None and empty without a comparison.
         null: what chance or a baseline gives, in words; empty where the bar says it.
         verdict: see the module.
         reason: what the verdict rests on; of an undecided one what would decide it.
@@ -57,6 +58,8 @@ class Claim:
     high: float | None
     unit: str
     n: int
+    bar: float | None
+    side: str
     null: str
     verdict: Standing
     reason: str
@@ -82,7 +85,7 @@ class Claim:
                 f"a claim with {'unknown' if odd[0] not in names else 'no'} field {odd[0]!r}; expected {', '.join(names)}"
             )
         for name in names:
-            given, numbers = value[name], name in ("estimate", "low", "high")
+            given, numbers = value[name], name in ("estimate", "low", "high", "bar")
             fine = given is None or (isinstance(given, int | float) and np.isfinite(given)) if numbers else (
                 isinstance(given, int) and not isinstance(given, bool) if name == "n" else isinstance(given, str)
             )  # fmt: skip
@@ -134,14 +137,14 @@ def claim(
     elif np.isnan(found.low):
         reason = f"{found.n} scenarios give no interval; five or more would"
     elif verdict is Standing.UNDECIDED:
-        reason = f"the interval holds the bar {bar:g}; {_needed(found, bar)}"
+        reason = f"the interval holds the bar {bar:.3g}; {_needed(found, bar)}"
     else:
         other = "below" if above else "above"
-        reason = f"the interval lies {side if verdict is Standing.SUPPORTED else other} the bar {bar:g}"
+        reason = f"the interval lies {side if verdict is Standing.SUPPORTED else other} the bar {bar:.3g}"
     low, high, value = (None if not np.isfinite(x) else float(x) for x in (found.low, found.high, found.value))
     return Claim(
-        key, text, source, model, prompts, f"{statistic}; claimed to lie {side} {bar:g}", value, low, high, unit, found.n, null,
-        verdict, reason, figure, experiment,
+        key, text, source, model, prompts, f"{statistic}; claimed to lie {side} {bar:.3g}", value, low, high, unit, found.n,
+        float(bar), side, null, verdict, reason, figure, experiment,
     )  # fmt: skip
 
 
@@ -169,6 +172,8 @@ def undecided(
         None,
         "",
         0,
+        None,
+        "",
         "",
         Standing.UNDECIDED,
         reason,

@@ -24,7 +24,7 @@ def ledger_page(claims: Sequence[Claim], title: str) -> str:
         f"<p>{len(claims)} claims: {summary}. A claim is <b>supported</b> where the whole 95% interval lies on its side of a "
         "bar that was set before, <b>contradicted</b> where it lies on the other, else <b>undecided</b>.</p>"
     ]
-    if any(one.estimate is not None for one in claims):
+    if any(_distance(one) is not None for one in claims):
         parts.append(intervals(claims))
     parts += [_row(one) for one in claims]
     return page(title, parts)
@@ -66,26 +66,47 @@ def _row(one: Claim) -> str:
 
 
 def intervals(claims: Sequence[Claim]) -> go.Figure:
-    """Every claim's estimate and interval, as given: units differ from row to row, so only zero is drawn."""
+    """How far every estimate lies on the claimed side of its bar, in half-widths of its own interval: decided beyond 1 or -1.
+
+    Units differ from claim to claim; this is what they have in common.
+    """
     figure = go.Figure()
     for verdict, colour in _COLOURS.items():
-        rows = [one for one in claims if one.verdict is verdict and one.estimate is not None]
+        rows = [(one, x) for one in claims if one.verdict is verdict and (x := _distance(one)) is not None]
         if not rows:
             continue
-        values = [float(one.estimate or 0.0) for one in rows]
-        high = [0.0 if one.high is None else one.high - v for one, v in zip(rows, values, strict=True)]
-        low = [0.0 if one.low is None else v - one.low for one, v in zip(rows, values, strict=True)]
+        shown = [max(-_FAR, min(_FAR, x)) for _, x in rows]
         figure.add_scatter(
-            x=values, y=[one.key for one in rows], mode="markers", name=str(verdict), marker={"color": colour, "size": 10},
-            error_x={"type": "data", "array": high, "arrayminus": low, "color": colour, "thickness": 1.5},
-            hovertext=[f"{escape(one.claim)}<br>{escape(one.unit)}" for one in rows],
+            x=shown, y=[one.key for one, _ in rows], mode="markers", name=str(verdict),
+            marker={"color": colour, "size": 11, "symbol": [_symbol(x) for _, x in rows]},
+            error_x={"type": "constant", "value": 1, "color": colour, "thickness": 1.5},
+            hovertext=[f"{escape(one.claim)}<br>{escape(_number(one))}, bar {one.bar:.3g}" for one, _ in rows],
         )  # fmt: skip
+    figure.add_vrect(x0=-1, x1=1, fillcolor="#EEEEEE", line_width=0, layer="below")
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_xaxes(
-        title="estimate with 95% interval, each in its own unit", zeroline=True, zerolinecolor="#222222"
-    )
+        title="against the claim ← distance from the bar, in half-widths of the interval → for it (arrows: further)",
+        zeroline=True, zerolinecolor="#222222", range=[-_FAR - 1.5, _FAR + 1.5],
+    )  # fmt: skip
     figure.update_layout(
-        template="plotly_white", height=120 + 30 * len(claims), margin={"l": 20, "r": 20, "t": 30, "b": 60},
-        font={"family": "system-ui, sans-serif", "size": 12}, legend={"orientation": "h", "y": 1.08},
+        template="plotly_white", height=150 + 32 * len(claims), margin={"l": 20, "r": 20, "t": 40, "b": 60},
+        font={"family": "system-ui, sans-serif", "size": 12}, legend={"orientation": "h", "y": 1.1},
     )  # fmt: skip
     return figure
+
+
+_FAR = 12.0
+"""Half-widths beyond which a mark is an arrow at the edge."""
+
+
+def _symbol(x: float) -> str:
+    if abs(x) <= _FAR:
+        return "circle"
+    return "triangle-right" if x > 0 else "triangle-left"
+
+
+def _distance(one: Claim) -> float | None:
+    """Half-widths of the interval between estimate and bar, positive on the claimed side; None where there is none."""
+    if one.estimate is None or one.low is None or one.high is None or one.bar is None or one.high <= one.low:
+        return None
+    return (one.estimate - one.bar) / ((one.high - one.low) / 2) * (1 if one.side == "above" else -1)

@@ -163,7 +163,8 @@ def _of_verdicts(
                for (e, v), one in zip(verdicts.items(), found.values(), strict=True)]  # fmt: skip
     n = min((len(one.matching) for one in found.values() if isinstance(one, Mechanisms) and one.matching), default=0)
     return Claim(
-        key, text, source, common["model"], common["prompts"], statistic, same / len(verdicts), None, None, "of six", n,
+        key, text, source, common["model"], common["prompts"], statistic, same / len(verdicts), None, None, "of six", n, None,
+        "",
         "contexts split at random have one circuit: make verdicts", standing, "; ".join(reasons), "claims.html",
         common["experiment"],
     )  # fmt: skip

@@ -49,7 +49,7 @@ def decodable(study: Study) -> list[Claim]:
             prompts=study.prompts.name, found=one, bar=null, unit="AUROC",
             statistic=f"held-out AUROC at {study.model.states[1]} of the emotion that is decoded worst, one against the rest",
             null=f"95th percentile of the largest AUROC over states when emotions are permuted in scenarios: {null:.2f}",
-            experiment="claims", figure="onset.html",
+            experiment="claims", figure="claims.html",
         ))  # fmt: skip
     if explicit is None:
         text = "emotion is decodable at layer 0 where its words are said"
@@ -101,7 +101,7 @@ def geometry(study: Study) -> list[Claim]:
 
     state = study.model.states[place]
     common = {"model": study.model.name, "prompts": study.prompts.name, "unit": "cosine", "experiment": "claims",
-              "figure": "geometry.html", "bar": 0.0,
+              "figure": "claims.html", "bar": 0.0,
               "null": "six centred directions have a mean cosine of -0.2 whatever they are; differences have 0"}  # fmt: skip
     return [
         claim(

@@ -13,7 +13,7 @@ from circuits.circuit.estimates import Estimate
 from circuits.compare.claims import Claim, Standing, claim, standing, undecided
 from circuits.errors import RunError
 from circuits.runs.ledger import keep_claims, read_claims
-from circuits.show.ledger import ledger_page, ledger_table
+from circuits.show.ledger import intervals, ledger_page, ledger_table
 
 NAN = float("nan")
 
@@ -109,6 +109,13 @@ def test_the_page_shows_every_claim_and_escapes_what_strangers_wrote() -> None:
         "0.1 [0, 0.2] share, n = 9",
     ):
         assert text in page
+    figure = intervals(some)
+    marks = {str(y): float(x) for trace in figure.data for x, y in zip(trace.x, trace.y, strict=True)}
+    assert marks == pytest.approx({"a": 4, "b": -4, "c": 4})  # .4 from the bar, half an interval is .1
+    (below,) = intervals([record("d", Estimate(0.1, 0.0, 0.2, 9), above=False)]).data
+    assert list(below.x) == pytest.approx([4])
+    (far,) = intervals([record("e", Estimate(0.9, 0.899, 0.901, 9))]).data
+    assert (list(far.x), list(far.marker.symbol)) == ([12], ["triangle-right"])
     table = ledger_table(some).splitlines()
     assert len(table) == 2 + len(some)
     assert all(line.count(" | ") == 5 for line in table[2:])
