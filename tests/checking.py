@@ -29,6 +29,9 @@ __all__ = ["checked", "install"]
 
 _NAME = "__checked__"
 
+_CHECK = beartype.beartype(conf=beartype.BeartypeConf(violation_type=jaxtyping.TypeCheckError))
+"""What is refused raises what the hook of jaxtyping raises, a TypeError: what the code itself does with one is tested too."""
+
 
 def _resolved(annotation: Any, names: dict[str, Any]) -> Any:
     """The type that an annotation's text means; anything, where it means nothing at run time (imports for types only)."""
@@ -72,7 +75,7 @@ def checked(made: Any) -> Any:
 def _function(made: Callable[..., Any], names: dict[str, Any]) -> Callable[..., Any]:
     made.__annotations__ = {name: _resolved(a, names) for name, a in made.__annotations__.items()}
     axes = any(map(_names_axes, made.__annotations__.values()))
-    function = beartype.beartype(made)
+    function = _CHECK(made)
     return _in_one_context(function) if axes else function
 
 

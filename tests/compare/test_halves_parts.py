@@ -8,9 +8,10 @@ from directions.test_estimators import readings_of
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from circuits.compare.attribution import LAYER_COLUMNS, RATE_COLUMNS, Changes, layer_rows, rate_rows
+from circuits.compare.attribution import LAYER_COLUMNS, Changes, layer_rows, rate_rows
 from circuits.compare.projecting import written
 from circuits.compare.rotation import rotation
+from circuits.compare.table import RATE_COLUMNS
 from circuits.directions.decoding import Folds, resampled
 from circuits.directions.estimators import contrast, deviations, rounding
 from circuits.errors import DirectionError, MeasurementError

@@ -401,7 +401,7 @@ def test_a_run_interrupted_anywhere_is_never_half_written_and_resumes(
 ) -> None:
     whole = contents(finished)
     steps = steps_of_a_run(tmp_path / "count")
-    assert steps == 4 * (1 + 1 + 3 + 6 + 1 + 1 + 1)  # manifest, part, tables, circuits, graph, report, manifest
+    assert steps == 4 * (1 + 1 + 6 + 6 + 1 + 1 + 1)  # manifest, part, tables, circuits, graph, report, manifest
     for number in range(1, steps + 1):
         place = tmp_path / f"run{number}"
         expected = RunError if isinstance(error, OSError) else Killed
