@@ -19,7 +19,7 @@ import typing
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from types import CodeType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import beartype
@@ -102,9 +102,10 @@ def _of_all_its_kind(made: Any) -> Callable[..., Any]:
     """The check that was compiled for the first function of this code, around this one."""
     if made.__code__ not in _known:
 
-        @functools.wraps(made)
+        @functools.wraps(_emptied(made))
         def stand_in(*args: Any, **kwargs: Any) -> Any:
-            return _asked.function(*args, **kwargs)
+            function, _asked.function = _asked.function, None
+            return function(*args, **kwargs)
 
         _known[made.__code__] = _function(stand_in, made.__globals__)
     check = _known[made.__code__]
@@ -115,6 +116,15 @@ def _of_all_its_kind(made: Any) -> Callable[..., Any]:
         return check(*args, **kwargs)
 
     return call
+
+
+def _emptied(made: Any) -> Any:
+    """The function without what it closes over: a check lives as long as the process and must keep no model alive."""
+    cells = tuple(CellType() for _ in made.__code__.co_freevars) or None
+    hollow: Any = FunctionType(made.__code__, made.__globals__, made.__name__, closure=cells)
+    hollow.__qualname__, hollow.__module__, hollow.__doc__ = made.__qualname__, made.__module__, made.__doc__
+    hollow.__annotations__ = made.__annotations__
+    return hollow
 
 
 def _in_one_context(function: Callable[..., Any]) -> Callable[..., Any]:

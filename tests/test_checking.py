@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -166,3 +168,23 @@ def test_the_library_is_checked_by_it() -> None:
         circuits.model.sites.Component(0, "head", 1)
     with refused:
         circuits.model.sites.parse(3)
+
+
+def test_nothing_is_kept_alive_by_being_checked() -> None:
+    class Large:
+        pass
+
+    def around(large: Large) -> Callable[[int], object]:
+        @checked
+        def inner(n: int) -> object:
+            return large
+
+        return inner
+
+    large = Large()
+    inner = around(large)
+    assert inner(1) is large
+    gone = weakref.ref(large)
+    del large, inner
+    gc.collect()
+    assert gone() is None
