@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from circuits.compare.decomposition import Decomposition
 from circuits.compare.writers import NO_DIRECTION
 from circuits.directions.vectors import Directions
-from circuits.effects.statistics import MIN_SCENARIOS
+from circuits.effects.statistics import MIN_SCENARIOS, scenario_means
 from circuits.errors import SettingsError
 from circuits.model.sites import State
 from circuits.prompts.emotions import EMOTIONS
@@ -136,8 +136,8 @@ def concentration(
             parts = writes.parts(directions.at(state, e), e, state)
             each = [kind[:, :layers].reshape(len(parts.whole), -1) for kind in (parts.heads, parts.neurons)]
             values, whole = (
-                _means(np.concatenate(each, 1), parts.scenarios),
-                _means(parts.whole[:, None], parts.scenarios)[:, 0],
+                scenario_means(np.concatenate(each, 1), parts.scenarios),
+                scenario_means(parts.whole[:, None], parts.scenarios)[:, 0],
             )
             base |= {"n": len(whole)}
             found = held_out(values, whole, targets, seed=seed)
@@ -158,12 +158,3 @@ def concentration(
                         )
                 rows.append({**row, "reason": reason})
     return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def _means(values: Array, scenarios: Int[NDArray[np.int64], " prompt"]) -> Array:
-    """``[prompt, component]`` to means over scenarios."""
-    _, place = np.unique(scenarios, return_inverse=True)
-    total = np.zeros((place.max() + 1, values.shape[1]))
-    np.add.at(total, place, values)
-    result: Array = total / np.bincount(place)[:, None]
-    return result

@@ -20,8 +20,8 @@ from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
 from circuits.circuit.estimates import DRAWS, Estimate
-from circuits.directions.estimators import group_means
-from circuits.effects.statistics import MIN_SCENARIOS
+from circuits.directions.estimators import deviations
+from circuits.effects.statistics import MIN_SCENARIOS, scenario_means
 from circuits.errors import MeasurementError
 from circuits.model.reading import Readings
 from circuits.prompts.emotions import Emotion
@@ -60,20 +60,11 @@ class Deviations:
         Raises:
             DirectionError: no group has all six emotions.
         """
+        apart, scenarios = deviations(readings)
         prompts = readings.prompts
-        means = group_means(readings, readings.values)
-        # Groups are numbered in order of appearance; complete ones keep it.
-        order = list(dict.fromkeys(row.group for row in prompts.rows))
-        complete = [
-            group for number, group in enumerate(order)
-            if len(set(prompts.emotions[np.asarray(prompts.groups) == number].tolist())) == means.shape[1]
-        ]  # fmt: skip
-        apart = means - means.mean(1, keepdims=True)
-        names = list(dict.fromkeys(scenario for scenario, _ in complete))
-        place = np.array([names.index(scenario) for scenario, _ in complete])
-        total = np.zeros((len(names), *apart.shape[1:]))
-        np.add.at(total, place, apart)
-        return cls(tuple(names), total / np.bincount(place)[:, None, None, None], e.column)
+        first = np.unique(prompts.scenarios, return_index=True)[1]
+        names = tuple(prompts.rows[int(first[number])].scenario for number in np.unique(scenarios))
+        return cls(names, scenario_means(apart, scenarios), e.column)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -20,6 +20,7 @@ from circuits.compare.decomposition import Decomposition
 from circuits.effects.ablation import require_complete
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation, Positions
+from circuits.effects.statistics import scenario_means
 from circuits.effects.table import Effects
 from circuits.errors import MeasurementError, PromptError
 from circuits.model.anatomy import Model
@@ -143,10 +144,7 @@ class Crossing:
             test = side.part(Split.TEST)
             parts = Decomposition.of(model, test).parts(vector, side.e, self.state)
             values = np.stack([parts.of([c]) for c in writers], 1) if writers else np.zeros((len(parts.whole), 0))
-            _, place = np.unique(parts.scenarios, return_inverse=True)
-            total = np.zeros((place.max() + 1, len(writers)))
-            np.add.at(total, place, values)
-            both.append((total / np.bincount(place)[:, None])[rows])
+            both.append(scenario_means(values, parts.scenarios)[rows])
         return profile_table([c.name for c in writers], *both), profiles_apart(*both)
 
     def edges(self) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from circuits.circuit.evaluation import Bench
 from circuits.compare.steered import Job, scenarios_of, steered
 from circuits.compare.table import EFFECT_COLUMNS, SameEffect
 from circuits.directions.vectors import Directions
-from circuits.effects.statistics import MIN_SCENARIOS
+from circuits.effects.statistics import MIN_SCENARIOS, scenario_means
 from circuits.errors import MeasurementError, SettingsError
 from circuits.model.sites import Component, State
 from circuits.prompts.emotions import EMOTIONS, Emotion
@@ -149,10 +149,7 @@ class _Sizes:
 
     def _means(self, values: Array) -> Array:
         """``[row, text]`` to means of scenarios, ``[row, scenario]``."""
-        _, place = np.unique(self.scenarios, return_inverse=True)
-        total = np.zeros((self.n, len(values)))
-        np.add.at(total, place, values.T)
-        result: Array = (total / np.bincount(place)[:, None]).T
+        result: Array = scenario_means(values.T, self.scenarios).T
         return result
 
     @property

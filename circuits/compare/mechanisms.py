@@ -31,7 +31,7 @@ from circuits.compare.contexts import Deviations, Matching, cosine, exists, matc
 from circuits.compare.crossing import Crossing, Side
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.effects.table import Effects
-from circuits.errors import MeasurementError, SettingsError
+from circuits.errors import DirectionError, MeasurementError, SettingsError
 from circuits.model.anatomy import Model
 from circuits.model.reading import capture
 from circuits.model.sites import Component, State
@@ -137,6 +137,7 @@ def several_mechanisms(
         PromptError: a set lacks the emotion or a split.
         MeasurementError: a scenario lacks an emotion, fewer than five scenarios in ``fit`` or ``test``, or the projections
             cannot be matched.
+        DirectionError: the model has no such state.
         SettingsError: ``smallest`` is not between 0 and 1.
     """
     e = emotion(str(emotion_name))
@@ -158,6 +159,8 @@ def several_mechanisms(
         place = int(first[0])
         state = model.states[place]
     else:
+        if state not in model.states:
+            raise DirectionError(f"{model.name} has no state {state}; expected {model.states[0]} to {model.states[-1]}")
         place = model.states.index(state)
         if there[place] >= _SURE:
             reason = f"{e} has no direction in both contexts at {state} (larger p {there[place]:.2g}); a later state may decide"

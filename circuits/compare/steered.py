@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from circuits.circuit.evaluation import Bench
 from circuits.directions.vectors import Directions
 from circuits.effects.keeping import metric_keeping
+from circuits.effects.statistics import scenario_means
 from circuits.errors import MeasurementError
 from circuits.model.anatomy import Model
 from circuits.model.resuming import Replaced, Subsets
@@ -135,10 +136,7 @@ def by_scenario(
     bench: Bench, values: Float[np.ndarray, "job text emotion"]
 ) -> Float[np.ndarray, "job scenario emotion"]:
     """Means over the texts of each scenario."""
-    names, place = np.unique(scenarios_of(bench), return_inverse=True)
-    total = np.zeros((len(names), len(values), values.shape[2]))
-    np.add.at(total, place, np.moveaxis(values, 0, 1))
-    result: Array = np.moveaxis(total / np.bincount(place)[:, None, None], 0, 1)
+    result: Array = np.moveaxis(scenario_means(np.moveaxis(values, 0, 1), scenarios_of(bench)), 0, 1)
     return result
 
 

@@ -19,7 +19,7 @@ from scipy import stats
 
 __all__ = [
     "MIN_SCENARIOS", "Interval", "Reliability", "Summary", "benjamini_hochberg", "bootstrap", "emotion_permutation",
-    "sign_flip", "split_half", "summarise", "tail_of",
+    "scenario_means", "sign_flip", "split_half", "summarise", "tail_of",
 ]  # fmt: skip
 
 Array = NDArray[np.float64]
@@ -68,6 +68,15 @@ class Reliability:
     low: float
     high: float
     whole: float
+
+
+def scenario_means(values: Array, scenarios: NDArray[np.int64]) -> Array:
+    """Means over the rows of each scenario, in the order of their numbers: ``[row, ...]`` to ``[scenario, ...]``."""
+    names, place = np.unique(scenarios, return_inverse=True)
+    total = np.zeros((len(names), *values.shape[1:]))
+    np.add.at(total, place, values)
+    result: Array = total / np.bincount(place).reshape(-1, *[1] * (values.ndim - 1))
+    return result
 
 
 def bootstrap(

@@ -15,8 +15,7 @@ import torch
 from bench.reach import fingerprint
 from circuits.compare.mechanisms import Verdict, several_mechanisms
 from circuits.errors import MeasurementError
-from circuits.model.anatomy import Model
-from circuits.model.planted import planted
+from circuits.model.planted import Planted, planted
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS
 
@@ -36,17 +35,17 @@ def made_with(scenarios: int) -> str:
     return fingerprint(["circuits.compare.mechanisms", "circuits.model.planted", __name__], scenarios)
 
 
-def contexts(kind: str, seed: int, scenarios: int) -> tuple[Model, Prompts, Prompts]:
-    """The planted contexts of a kind that has two; a random half of the scenarios each of one that has none."""
+def contexts(kind: str, seed: int, scenarios: int) -> tuple[Planted, Prompts, Prompts]:
+    """A model with the contexts of its kind; of one that has none, a random half of the scenarios each."""
     own = kind in ("composite", "forked", "two_directions")
     made = planted(kind, seed=seed, scenarios=scenarios if own else 2 * scenarios)
     prompts = made.prompts
     if own:
         valence = np.array([row.valence for row in prompts.rows])
         a, b = (prompts.where(valence == name) for name in made.by_context)
-        return made.model, a, b
+        return made, a, b
     half = np.random.default_rng(seed).permutation(prompts.n_scenarios) < prompts.n_scenarios // 2
-    return made.model, prompts.where(half[prompts.scenarios]), prompts.where(~half[prompts.scenarios])
+    return made, prompts.where(half[prompts.scenarios]), prompts.where(~half[prompts.scenarios])
 
 
 def judged(kind: str, seed: int, scenarios: int) -> dict[str, Any]:
@@ -58,9 +57,9 @@ def judged(kind: str, seed: int, scenarios: int) -> dict[str, Any]:
         "kind": kind, "seed": seed, "emotion": str(e), "scenarios": scenarios, "made_with": made_with(scenarios),
         "true": str(TRUE[kind]),
     }  # fmt: skip
-    model, a, b = contexts(kind, seed, scenarios)
+    made, a, b = contexts(kind, seed, scenarios)
     try:
-        found = several_mechanisms(model, a, b, e)
+        found = several_mechanisms(made.model, a, b, e)
     except MeasurementError as error:
         # Contexts that cannot be matched are refused: no verdict, and counted as none.
         return {**cell, "verdict": "refused", "reason": str(error), "seconds": round(time.perf_counter() - start, 2)}

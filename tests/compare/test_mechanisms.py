@@ -4,42 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from bench.contexts import TRUE, contexts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.compare.contexts import Deviations, cosine, exists, matched, profiles_apart
 from circuits.compare.mechanisms import Verdict, several_mechanisms
-from circuits.errors import MeasurementError, PromptError, SettingsError
+from circuits.errors import DirectionError, MeasurementError, PromptError, SettingsError
 from circuits.model.planted import planted
 from circuits.model.reading import capture
-from circuits.model.sites import State, parse
+from circuits.model.sites import Half, State, parse
 from circuits.prompts.emotions import EMOTIONS
 
 E = EMOTIONS[0]
 
 
-def contexts(kind: str, seed: int = 0, scenarios: int = 144):
-    """The planted contexts, or a random half of the scenarios each."""
-    made = planted(
-        kind, seed=seed, scenarios=scenarios if kind in ("composite", "forked", "two_directions") else 2 * scenarios
-    )
-    prompts = made.prompts
-    if len(made.by_context) > 1:
-        valence = np.array([row.valence for row in prompts.rows])
-        return made, *(prompts.where(valence == name) for name in made.by_context)
-    half = np.random.default_rng(seed).permutation(prompts.n_scenarios) < prompts.n_scenarios // 2
-    return made, prompts.where(half[prompts.scenarios]), prompts.where(~half[prompts.scenarios])
-
-
-TRUE = {
-    "composite": Verdict.DIFFERENT_CIRCUITS, "forked": Verdict.DIFFERENT_READERS,
-    "two_directions": Verdict.DIFFERENT_DIRECTIONS, "chain": Verdict.SAME_CIRCUIT, "null": Verdict.NOT_DECIDABLE,
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("kind", list(TRUE))
 def test_the_verdict_is_the_planted_truth(kind: str) -> None:
-    made, a, b = contexts(kind)
+    made, a, b = contexts(kind, 0, 144)
     found = several_mechanisms(made.model, a, b, E)
     assert found.verdict is TRUE[kind], found.reason
     if kind == "null":
@@ -76,24 +58,25 @@ def test_the_verdict_is_the_planted_truth(kind: str) -> None:
 
 
 def test_few_scenarios_give_no_verdict_and_say_what_would() -> None:
-    made, a, b = contexts("forked", seed=0, scenarios=36)
+    made, a, b = contexts("forked", 0, 36)
     found = several_mechanisms(made.model, a, b, E)
     assert found.verdict is Verdict.NOT_DECIDABLE
     assert "more scenarios" in found.reason
 
 
 def test_at_a_state_before_the_direction_there_is_none() -> None:
-    made, a, b = contexts("chain", seed=0, scenarios=60)
+    made, a, b = contexts("chain", 0, 60)
     head = next(parse(n) for n in made.by_emotion[E].nodes if parse(n).kind == "head")
-    if State(head.layer, head.half).depth == 0:
-        pytest.skip("the head of this seed lies in the first half-layer")
+    assert State(head.layer, head.half).depth > 0
     found = several_mechanisms(made.model, a, b, E, state=made.model.states[0])
     assert found.verdict is Verdict.NOT_DECIDABLE
     assert found.state == made.model.states[0]
+    with pytest.raises(DirectionError, match=r"no state L9\.post"):
+        several_mechanisms(made.model, a, b, E, state=State(9, Half.MLP))
 
 
 def test_bad_contexts_are_refused() -> None:
-    made, a, b = contexts("chain", seed=0, scenarios=30)
+    made, a, b = contexts("chain", 0, 30)
     without = b.where(b.emotions != E.column)
     with pytest.raises(PromptError, match="no text of anger"):
         several_mechanisms(made.model, a, without, E)
@@ -101,8 +84,6 @@ def test_bad_contexts_are_refused() -> None:
         several_mechanisms(made.model, a, without, EMOTIONS[1])
     with pytest.raises(SettingsError, match="smallest is 0"):
         several_mechanisms(made.model, a, b, E, smallest=0.0)
-    few = np.isin(b.scenarios, np.unique(b.scenarios[[row.split == "test" for row in b.rows]])[3:])
-    few |= np.array([row.split != "test" for row in b.rows])
     small = [i for i, row in enumerate(b.rows) if row.split == "test"]
     keep = np.ones(len(b), dtype=bool)
     keep[small] = np.isin(b.scenarios[small], np.unique(b.scenarios[small])[:3])
