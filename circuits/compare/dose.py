@@ -143,13 +143,13 @@ def _changes(
 
 def _chosen(found: Mapping[Emotion, Array], e: Emotion, texts: str) -> Array:
     """``[vector, dose, scenario, emotion]``: own texts, or the mean over the others' where scenarios are shared."""
-    if texts == "own":
-        return found[e] if e in found else np.zeros((*next(iter(found.values())).shape[:2], 0, len(EMOTIONS)))
-    others = [values for f, values in found.items() if f is not e]
-    if len({len(v[0, 0]) for v in others}) == 1:
-        result: Array = np.mean(others, axis=0)
+    wanted = [values for f, values in found.items() if (f is e) == (texts == "own")]
+    if not wanted:
+        return np.zeros((*next(iter(found.values())).shape[:2], 0, len(EMOTIONS)))
+    if len({len(v[0, 0]) for v in wanted}) == 1:
+        result: Array = np.mean(wanted, axis=0)
         return result
-    return np.concatenate(others, axis=2)
+    return np.concatenate(wanted, axis=2)
 
 
 def _rows(

@@ -9,7 +9,9 @@ from conftest import tiny_rows
 from effects.naive import Naive
 from families import ANSWERS
 
+from circuits.circuit.cost import Neutral
 from circuits.circuit.evaluation import Bench
+from circuits.compare.decomposition import Decomposition
 from circuits.compare.dose import DOSES, dose_response
 from circuits.compare.effect import correlation, pairs, same_effect
 from circuits.compare.steered import Job, amplified, steered
@@ -268,3 +270,69 @@ def test_directions_can_come_from_readings_at_hand(chain) -> None:
     made, directions, _, _ = chain
     again = directions_from(made.model, capture(made.model, made.prompts.split("fit")))
     np.testing.assert_array_equal(again.vectors, directions.vectors)
+
+
+@torch.no_grad()
+def neutral_ratio(model, prompts: Prompts, edit: dict) -> float:
+    """Perplexity on the neutral texts under hooks, as a multiple of the clean one, by loops over tokens."""
+    total = []
+    for hooks in ({}, edit):
+        lost, count = 0.0, 0
+        for text in prompts.neutral.values():
+            ids = torch.tensor([model.tokenizer(text)["input_ids"]])
+            made = [(name, lambda tensor, hook, change=change: change(tensor)) for name, change in hooks.items()]
+            logits = model.bridge.run_with_hooks(ids, fwd_hooks=made)[0].double().log_softmax(-1)
+            for place in range(ids.shape[1] - 1):
+                lost -= float(logits[place, ids[0, place + 1]])
+                count += 1
+        total.append(lost / count)
+    return float(np.exp(total[1] - total[0]))
+
+
+@torch.no_grad()
+def test_what_a_dose_costs_the_language_is_what_hooks_say(model_of, prompts) -> None:
+    model = model_of("llama")
+    directions = estimate_directions(model, prompts)
+    benches = benches_of(model, prompts)
+    own, state, dose = head(0, 2), State(0, Half.MLP), 0.3
+    found = dose_response(
+        {E: benches[E]}, directions, {E: (own,)}, state, doses=(dose,), neutral=Neutral(model, prompts), count=1
+    )
+    rows = found.table[(found.table["texts"] == "neutral") & (found.table["emotion"] == str(E))].set_index("what")
+    add = torch.tensor(dose * found.norm * directions.at(state, E), dtype=torch.float32)
+    wanted = neutral_ratio(model, prompts, {"blocks.1.hook_in": lambda tensor: tensor + add})
+    assert abs(wanted - 1) > 1e-3
+    assert rows.loc["direction", "value"] == pytest.approx(wanted, rel=1e-4)
+    # The circuit: driven away from its mean over neutral texts in the same position class (first, last, the rest).
+    seen = []
+    for text in prompts.neutral.values():
+        ids = torch.tensor([model.tokenizer(text)["input_ids"]])
+        kept: list[torch.Tensor] = []
+        model.bridge.run_with_hooks(
+            ids, fwd_hooks=[("blocks.0.attn.hook_z", lambda tensor, hook, kept=kept: kept.append(tensor.clone()))]
+        )
+        z = kept[0][0, :, own.index]
+        seen.append((z[0], z[1:-1].mean(0), z[-1]))
+    first, rest, last = (torch.stack(some).mean(0) for some in zip(*seen, strict=True))
+    factor = float(rows.loc["circuit", "factor"])
+
+    def driven(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.clone()
+        mean = torch.stack([first, *[rest] * (tensor.shape[1] - 2), last])
+        tensor[0, :, own.index] += factor * (tensor[0, :, own.index] - mean)
+        return tensor
+
+    wanted = neutral_ratio(model, prompts, {"blocks.0.attn.hook_z": driven})
+    assert abs(wanted - 1) > 1e-3
+    assert rows.loc["circuit", "value"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_circuit_is_driven_by_the_norm_of_the_dose(chain) -> None:
+    made, directions, circuits, benches = chain
+    state, dose = State(1, Half.ATTN), 0.2
+    found = dose_response({E: benches[E]}, directions, {E: circuits[E]}, state, doses=(dose,), count=1)
+    factor = float(found.table[found.table["what"] == "circuit"]["factor"].iloc[0])
+    writes = Decomposition.of(made.model, made.prompts.split("test"))
+    mover = next(c for c in circuits[E] if c.kind == "head")  # alone before the state
+    lengths = writes.heads[writes.rows(E), mover.layer, mover.index].norm(dim=-1)
+    assert factor * float(lengths.mean()) == pytest.approx(dose * found.norm, rel=1e-4)

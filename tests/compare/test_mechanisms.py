@@ -111,6 +111,11 @@ def test_matching_pairs_what_is_alike_and_refuses_what_is_not() -> None:
         matched(a, np.full(40, 5.0) + rng.normal(0, 0.3, 40))
     with pytest.raises(MeasurementError, match="cannot be matched"):
         matched(a[:4], a[:4])
+    # Every pair within the caliper, all to one side.
+    with pytest.raises(
+        MeasurementError, match=r"after matching their mean projections still differ by -0\.\d+ spreads"
+    ):
+        matched(np.linspace(0, 1, 40), np.linspace(0, 1, 40) + 0.12)
 
 
 @given(st.lists(st.floats(-2, 2), min_size=5, max_size=12), st.lists(st.floats(-2, 2), min_size=5, max_size=12))
