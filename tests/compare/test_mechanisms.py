@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from bench.contexts import TRUE, contexts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuits.circuit.estimates import Estimate
 from circuits.compare.contexts import Deviations, cosine, exists, matched, profiles_apart
 from circuits.compare.mechanisms import Verdict, several_mechanisms
+from circuits.compare.mechanisms import _verdict as judge
 from circuits.errors import DirectionError, MeasurementError, PromptError, SettingsError
 from circuits.model.planted import planted
 from circuits.model.reading import capture
@@ -221,3 +224,56 @@ def test_profiles_of_one_mechanism_do_not_fall_apart() -> None:
     assert apart["distance_p"] == pytest.approx(0.001)
     assert apart["rand"] == 1
     assert profiles_apart(np.zeros((5, 0)), np.zeros((5, 0))) == {"nodes": 0, "n": 5}
+
+
+# -- the rule ---------------------------------------------------------------------------------------------------------
+
+CLOSE = Estimate(0.97, 0.9, 1.04, 30)
+NOTHING, ALL, SOME = Estimate(0.02, -0.05, 0.1, 30), Estimate(0.9, 0.8, 1.0, 30), Estimate(0.3, 0.1, 0.5, 30)
+
+
+def ruled(
+    alike: Estimate, writers: Estimate | None, readers: Estimate | None, *, low: float = 0.9, power: float = 0.1
+) -> tuple[Verdict, str]:
+    found = {role: one for role, one in (("writers", writers), ("readers", readers)) if one is not None}
+    cross = pd.DataFrame([{"role": role, "nodes": "all", "context": c, "low": low} for role in found for c in "AB"])
+    return judge(alike, found, cross, dict.fromkeys(found, power), 0.25, 30)
+
+
+@pytest.mark.parametrize(
+    ("alike", "writers", "readers", "verdict"),
+    [
+        (CLOSE, NOTHING, NOTHING, Verdict.SAME_CIRCUIT),
+        (CLOSE, ALL, ALL, Verdict.DIFFERENT_CIRCUITS),
+        (CLOSE, ALL, NOTHING, Verdict.DIFFERENT_CIRCUITS),
+        (CLOSE, NOTHING, ALL, Verdict.DIFFERENT_READERS),
+        (CLOSE, SOME, ALL, Verdict.NOT_DECIDABLE),
+        (CLOSE, NOTHING, SOME, Verdict.NOT_DECIDABLE),
+        (CLOSE, None, NOTHING, Verdict.NOT_DECIDABLE),
+        (CLOSE, NOTHING, None, Verdict.NOT_DECIDABLE),
+        (Estimate(0.2, 0.0, 0.4, 30), NOTHING, NOTHING, Verdict.DIFFERENT_DIRECTIONS),
+        (Estimate(0.9, 0.7, 1.0, 30), NOTHING, NOTHING, Verdict.NOT_DECIDABLE),
+        (Estimate(0.6, 0.45, 0.75, 30), ALL, ALL, Verdict.NOT_DECIDABLE),
+        (Estimate(float("nan"), float("nan"), float("nan"), 30), NOTHING, NOTHING, Verdict.NOT_DECIDABLE),
+    ],
+)
+def test_the_verdict_follows_from_intervals_alone(alike, writers, readers, verdict) -> None:
+    assert ruled(alike, writers, readers)[0] is verdict
+
+
+def test_sameness_takes_power_and_a_part_to_be_the_same() -> None:
+    verdict, reason = ruled(CLOSE, NOTHING, NOTHING, power=0.5)
+    assert verdict is Verdict.NOT_DECIDABLE
+    assert "30 matched scenarios find an interaction of 0.50 at the smallest, about 120 would find 0.25" in reason
+    verdict, reason = ruled(CLOSE, NOTHING, NOTHING, low=0.4)
+    assert verdict is Verdict.NOT_DECIDABLE
+    assert "a context may lose no more than 40%" in reason
+
+
+def test_power_is_that_of_a_difference_between_contexts_where_both_found_the_same_nodes() -> None:
+    made, a, b = contexts("chain", 0, 144)
+    found = several_mechanisms(made.model, a, b, E)
+    assert found.matching is not None
+    losses = found.cross[(found.cross["role"] == "writers") & (found.cross["nodes"] == "all")].set_index("context")
+    errors = [(losses.loc[c, "high"] - losses.loc[c, "low"]) / 3.92 for c in "AB"]
+    assert found.power["writers"] == pytest.approx(2.8 * np.hypot(*errors), rel=0.1)
