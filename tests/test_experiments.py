@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from conftest import tiny_rows
 from families import ANSWERS
+from ledger.causal import top_neurons
 
 import circuits
 from circuits.circuit.estimates import Estimate
@@ -358,6 +359,15 @@ def test_claims_on_a_chain_get_the_verdicts_its_wiring_gives_them(on: Any, tmp_p
     for key in ("few-neurons", "same-effect", "written-share"):
         assert records[key]["verdict"] == "supported", records[key]
         assert records[key]["low"] > records[key]["estimate"] - 0.5
+    # Both speak of all six, so it is the emotion they hold least for that counts.
+    run = circuits.open_run(out)
+    effects, parts = run.same_effect.table, run.comparison.table
+    middle, last = made.model.states[made.model.n_layers - 1].name, made.model.states[-1].name
+    common = effects[(effects["what"] == "mediated") & (effects["state"] == middle) & effects["onward"]]["share"]
+    written = parts[(parts["item"] == "circuit") & (parts["state"] == last)]["share"]
+    assert len(common) == len(written) == 6
+    assert records["same-effect"]["estimate"] == pytest.approx(common.min())
+    assert records["written-share"]["estimate"] == pytest.approx(written.min())
     # Directions of emotions that know nothing of each other lie alike: no pair is closer, none apart.
     for key in ("closest-pairs", "apart"):
         assert records[key]["verdict"] != "supported"
@@ -369,6 +379,26 @@ def test_claims_on_a_chain_get_the_verdicts_its_wiring_gives_them(on: Any, tmp_p
     assert "matched to" in records["layer-0-within"]["reason"]
     page = (out / "figures" / "claims.html").read_text()
     assert all(one["claim"].replace("'", "&#x27;") in page for one in records.values())
+
+
+def test_the_few_neurons_are_chosen_on_select() -> None:
+    rows = [{"id": f"{s}-{e}", "scenario": s, "emotion": str(e), "text": "a b", "split": s, "lexical": "implicit"}
+            for s in ("fit", "select", "test") for e in EMOTIONS]  # fmt: skip
+    prompts = Prompts.of(rows, name="three", answers=ANSWERS)
+    names = ["L0H0", *(f"L0N{i}" for i in range(8)), *(f"L1N{i}" for i in range(8))]
+    ids = [row.id for row in prompts.rows if row.split != "fit"]
+    values = np.zeros((len(names), len(ids), 6), dtype=np.float32)
+    values[0] = 9  # a head is no neuron
+    for i in range(8):  # low numbers are strong on select, high ones on test
+        for layer in range(2):
+            values[1 + 8 * layer + i, ids.index("select-fear"), 2] = 8 - i
+            values[1 + 8 * layer + i, ids.index("test-fear"), 2] = 10 + i
+            values[1 + 8 * layer + i, ids.index("select-anger"), 2] = 50 * i
+    effects = SimpleNamespace(prompt_ids=ids, components=names, values=values)
+    study = SimpleNamespace(run=SimpleNamespace(effects=effects), prompts=prompts)
+    found = {c.name for c in top_neurons(study, EMOTIONS[2])}
+    assert str(EMOTIONS[2]) == "fear"
+    assert found == {f"L{layer}N{i}" for layer in range(2) for i in range(4)}
 
 
 def test_a_claim_that_cannot_be_tested_does_not_hide_the_others(on: Any, tmp_path: Path) -> None:

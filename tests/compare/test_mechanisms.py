@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.circuit.estimates import Estimate
+from circuits.compare import crossing
 from circuits.compare.contexts import Deviations, cosine, exists, matched, profiles_apart
 from circuits.compare.mechanisms import Verdict, several_mechanisms
 from circuits.compare.mechanisms import _verdict as judge
+from circuits.effects.batch import Plan
 from circuits.errors import DirectionError, MeasurementError, PromptError, SettingsError
 from circuits.model.planted import planted
 from circuits.model.reading import capture
@@ -277,3 +281,16 @@ def test_power_is_that_of_a_difference_between_contexts_where_both_found_the_sam
     losses = found.cross[(found.cross["role"] == "writers") & (found.cross["nodes"] == "all")].set_index("context")
     errors = [(losses.loc[c, "high"] - losses.loc[c, "low"]) / 3.92 for c in "AB"]
     assert found.power["writers"] == pytest.approx(2.8 * np.hypot(*errors), rel=0.1)
+
+
+def test_circuits_are_found_on_select_and_crossed_on_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, a, b = contexts("chain", 0, 144)
+    searched: list[set[str]] = []
+
+    def plan(model, prompts, *args, **kwargs):
+        searched.append({str(row.split) for row in prompts.rows})
+        return Plan.of(model, prompts, *args, **kwargs)
+
+    monkeypatch.setattr(crossing, "Plan", SimpleNamespace(of=plan))
+    several_mechanisms(made.model, a, b, E)
+    assert searched == [{"test"}, {"test"}, {"select"}, {"select"}]
