@@ -31,7 +31,9 @@ def test_the_micro_world_has_no_pronouns_so_person_cannot_be_told_in_it(embedded
 
 @pytest.mark.parametrize("name", ["microstories", "microstories_plain", "microstories_explicit"])
 def test_the_embedded_model_knows_every_word_of_its_sets(embedded: Model, name: str) -> None:
-    require_words(embedded, read_prompts(name))
+    prompts = read_prompts(name)
+    assert {word for text in prompts.texts for word in unknown_words(embedded, text)} == set()
+    require_words(embedded, prompts)
 
 
 @pytest.mark.parametrize("name", ["situations", "first_person", "third_person", "explicit"])
