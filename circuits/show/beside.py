@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -65,14 +68,20 @@ def effects_in_words(table: pd.DataFrame, e: Emotion) -> str:
     text = (
         f"Taken out from {both['state']} on, {e}'s direction and its circuit have {percent(both['share'])} "
         f"[{percent(both['share_low'])}, {percent(both['share_high'])}] of the circuit's effect in common; as much taken out "
-        f"along random directions costs {percent(random['share'])} of it"
+        f"along random directions costs {_ranged(random, by['circuit'])} of it"
     )
     if "random circuits" in by:
-        text += f", and ablating random circuits of the same shape {percent(by['random circuits']['share'])}"
+        text += f", and ablating random circuits of the same shape {_ranged(by['random circuits'], by['circuit'])}"
     if alike["value"] == alike["value"]:
         text += f". Text by text the two losses correlate by {decimal(alike['value'])} "
         text += f"[{decimal(alike['low'])}, {decimal(alike['high'])}]"
     return text + "."
+
+
+def _ranged(random: Mapping[str, Any], circuit: Mapping[str, Any]) -> str:
+    """A mean over random draws as a share of the circuit's effect, with the middle 95% of the draws."""
+    low, high = (percent(random[end] / circuit["value"]) for end in ("low", "high"))
+    return f"{percent(random['share'])} ({low} to {high})"
 
 
 def _levelled(table: pd.DataFrame, e: Emotion) -> pd.DataFrame:

@@ -318,5 +318,7 @@ def onset(
             x=states, y=auroc[row], error_y=error, name=str(e), mode="lines+markers", line={"color": EMOTION_COLOURS[e]}
         )
     figure.add_hline(y=float(threshold.max()), line={"color": _INK, "width": 1, "dash": "dot"})
-    figure.update_yaxes(title="AUROC, one emotion against the rest", range=[0.3, 1.02])
+    figure.update_yaxes(
+        title="AUROC, one emotion against the rest", range=[min(0.3, float(np.nanmin(low)) - 0.03), 1.02]
+    )
     return _styled(figure, title)

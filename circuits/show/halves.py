@@ -36,7 +36,7 @@ def half_layers(table: pd.DataFrame, e: Emotion, writers: pd.DataFrame | None = 
     rows = table[table["emotion"] == str(e)]
     virtual = rows["position"].str.contains("virtual").any()
     titles = [
-        "rotation of the direction [degrees]",
+        "rotation of the direction [degrees] (hollow: no interval, not told from noise)",
         "held-out decodability after it [AUROC]",
         "projection at the state behind it, share written by"
         if writers is not None
@@ -108,14 +108,16 @@ def _error(rows: pd.DataFrame) -> Mapping[str, Any]:
 
 
 def _bars(figure: go.Figure, rows: pd.DataFrame, quantity: str, row: int) -> None:
-    """One quantity, attention and MLP in their colours."""
+    """One quantity, attention and MLP in their colours; hollow where a value has no interval, which makes it no result."""
+    every = _of(rows, quantity)
     for half, colour in _HALVES.items():
-        part = _of(rows, quantity)
-        part = part[part["half"] == half]
-        figure.add_bar(
-            x=part["half_layer"], y=part["value"], error_y=_error(part), name=_NAMES[half], legendgroup=half,
-            showlegend=row == 1, marker={"color": colour}, row=row, col=1,
-        )  # fmt: skip
+        for firm in (True, False):
+            part = every[(every["half"] == half) & (every["low"].notna() == firm)]
+            figure.add_bar(
+                x=part["half_layer"], y=part["value"], error_y=_error(part) if firm else None, name=_NAMES[half],
+                legendgroup=half, showlegend=row == 1 and firm, row=row, col=1,
+                marker={"color": colour if firm else "#FFFFFF", "line": {"color": colour, "width": 1.5}},
+            )  # fmt: skip
 
 
 def _written(figure: go.Figure, rows: pd.DataFrame, parts: pd.DataFrame, e: Emotion) -> None:

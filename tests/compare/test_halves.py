@@ -326,10 +326,11 @@ def test_the_figure_shows_the_tables_numbers(chain, of_chain):
     assert list(drawn.layout.xaxis.categoryarray) == order
     for quantity, axis in (("rotation", "y"), ("share", "y4")):
         for half, name in (("attn", "attention"), ("mlp", "MLP")):
-            bars = traces[name, axis]
-            assert list(bars.x) == [place for place in order if place.endswith(half)]
-            wanted = [one(of_chain, quantity, "fear", place).value for place in bars.x]
-            np.testing.assert_array_equal(bars.y, wanted)
+            bars = [t for t in drawn.data if (t.name, t.yaxis or "y", t.type) == (name, axis, "bar")]
+            shown = {x: y for bar in bars for x, y in zip(bar.x, bar.y, strict=True)}
+            assert sorted(shown) == [place for place in order if place.endswith(half)]
+            wanted = [one(of_chain, quantity, "fear", place).value for place in sorted(shown)]
+            np.testing.assert_array_equal([shown[place] for place in sorted(shown)], wanted)
     auroc = traces["AUROC", "y2"]
     assert list(auroc.y) == [one(of_chain, "decodability", "fear", place).value for place in order]
     own = table[(table.emotion == "fear") & (table["item"] == "circuit")].set_index("state").share
@@ -355,3 +356,21 @@ def test_rates_are_drawn_with_their_number_of_layers(of_chain):
     assert list(projection.y) == pytest.approx([1 / 3] * 7)
     assert list(decodability.y) == [1] * 7
     assert projection.text[0] == "of 18"
+
+
+def test_a_value_without_an_interval_is_drawn_hollow() -> None:
+    rows = [
+        {"emotion": "fear", "half": half, "half_layer": f"L{layer}.{half}", "quantity": quantity, "value": value, "low": low,
+         "high": high, "position": "mid", "n": 9}
+        for quantity in ("rotation", "noise floor", "decodability", "null maximum", "written", "share")
+        for layer, half, value, low, high in (
+            (0, "attn", 10.0, np.nan, np.nan), (0, "mlp", 20.0, 15.0, 25.0),
+            (1, "attn", 30.0, 25.0, 35.0), (1, "mlp", 5.0, 1.0, 9.0),
+        )
+    ]  # fmt: skip
+    drawn = figure(pd.DataFrame(rows), Emotion.FEAR)
+    bars = [t for t in drawn.data if t.type == "bar" and t.yaxis == "y"]
+    hollow = {x for t in bars if t.marker.color == "#FFFFFF" for x in t.x}
+    firm = {x for t in bars if t.marker.color != "#FFFFFF" for x in t.x}
+    assert (hollow, firm) == ({"L0.attn"}, {"L0.mlp", "L1.attn", "L1.mlp"})
+    assert list(drawn.layout.xaxis.categoryarray) == ["L0.attn", "L0.mlp", "L1.attn", "L1.mlp"]
