@@ -78,7 +78,7 @@ def effects_in_words(table: pd.DataFrame, e: Emotion) -> str:
     return text + "."
 
 
-def _ranged(random: Mapping[str, Any], circuit: Mapping[str, Any]) -> str:
+def _ranged(random: Mapping[Any, Any], circuit: Mapping[Any, Any]) -> str:
     """A mean over random draws as a share of the circuit's effect, with the middle 95% of the draws."""
     low, high = (percent(random[end] / circuit["value"]) for end in ("low", "high"))
     return f"{percent(random['share'])} ({low} to {high})"
