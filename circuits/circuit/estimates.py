@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.circuit.evaluation import Bench, Faithfulness, matched_random
+from circuits.circuit.evaluation import Bench, Faithfulness
+from circuits.circuit.matched import matched_random
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.errors import MeasurementError, SettingsError
 from circuits.model.anatomy import Model
