@@ -12,7 +12,7 @@ from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 
-from circuits.circuit.algebra import restricted, union
+from circuits.circuit.algebra import part, union
 from circuits.circuit.formats import to_graphml, to_node_link, to_tables
 from circuits.circuit.graph import Circuit
 from circuits.errors import CircuitsError, RunError
@@ -22,7 +22,7 @@ from circuits.show.explore import panel, views
 from circuits.show.explore.desk import Desk
 from circuits.show.explore.guard import guard
 from circuits.show.explore.page import page
-from circuits.show.explore.scene import scene
+from circuits.show.explore.scene import key, scene
 from circuits.show.words import percent, visible
 
 __all__ = ["make_app"]
@@ -87,7 +87,7 @@ def _names(value: object) -> list[str]:
 
 
 def _graph(app: Dash, desk: Desk) -> None:
-    @app.callback(Output("scene", "data"), Input("emotions", "value"))  # type: ignore[untyped-decorator]
+    @app.callback(Output("scene", "data"), Input("emotions", "value"))
     def drawn(emotions: object) -> Any:
         return scene(desk.circuits, _emotions(emotions), desk.layout, desk.nulls)
 
@@ -96,7 +96,7 @@ def _graph(app: Dash, desk: Desk) -> None:
         *(Input(name, "value") for name in ("colour", "kinds", "from", "to", "effect", "edge", "only", "random")), State("fixed", "data"),
     )  # fmt: skip
 
-    @app.callback(Output("random-note", "children"), Input("random", "value"), Input("emotions", "value"))  # type: ignore[untyped-decorator]
+    @app.callback(Output("random-note", "children"), Input("random", "value"), Input("emotions", "value"))
     def random_note(number: object, emotions: object) -> Any:
         chosen = _emotions(emotions)
         if not str(number).isdigit():
@@ -104,7 +104,7 @@ def _graph(app: Dash, desk: Desk) -> None:
         some = [(e, desk.nulls[e][int(str(number))]) for e in chosen if int(str(number)) < len(desk.nulls[e])]
         return "Faithfulness of this one: " + (", ".join(f"{e} {percent(r.faithfulness)}" for e, r in some) or "none was drawn")
 
-    @app.callback(Output("selection-view", "children"), Input("selection", "data"), Input("model-state", "children"))  # type: ignore[untyped-decorator]
+    @app.callback(Output("selection-view", "children"), Input("selection", "data"), Input("model-state", "children"))
     @_kindly(desk)
     def judged(selection: Any, _state: Any) -> Any:
         if desk.live is None:
@@ -117,25 +117,25 @@ def _graph(app: Dash, desk: Desk) -> None:
         found = {str(e): desk.live.selection(e, names, count=SELECTIONS).as_dict() for e in wanted}
         return views.selection_view(found, len(names), bool(selection.get("all")))
 
-    @app.callback(Output("model-state", "children"), Output("clock", "disabled"), Input("clock", "n_intervals"))  # type: ignore[untyped-decorator]
+    @app.callback(Output("model-state", "children"), Output("clock", "disabled"), Input("clock", "n_intervals"))
     def awake(_ticks: object) -> Any:
         return visible(desk.state), not desk.state.endswith("loading")
 
 
 def _panel(app: Dash, desk: Desk) -> None:
-    @app.callback(Output("node-view", "children"), Input("picked", "data"), Input("emotions", "value"), Input("model-state", "children"))  # type: ignore[untyped-decorator]
+    @app.callback(Output("node-view", "children"), Input("picked", "data"), Input("emotions", "value"), Input("model-state", "children"))
     @_kindly(desk)
     def shown(picked: Any, emotions: Any, _state: Any) -> Any:
         return panel.node_panel(desk, None if picked is None else str(picked), [str(e) for e in _emotions(emotions)])
 
-    @app.callback(Output("look-view", "children"), Input("look-id", "value"), State("picked", "data"))  # type: ignore[untyped-decorator]
+    @app.callback(Output("look-view", "children"), Input("look-id", "value"), State("picked", "data"))
     @_kindly(desk)
     def looked(prompt: Any, picked: Any) -> Any:
         return no_update if not prompt or not picked else panel.tokens_view(desk, str(prompt), str(picked))
 
 
 def _tabs(app: Dash, desk: Desk, ledger: Sequence[Mapping[str, Any]] | None, ledger_from: str) -> None:
-    @app.callback(Output("vector-view", "children"), Input("tab", "data"), Input("vector-emotion", "value"), State("picked", "data"))  # type: ignore[untyped-decorator]
+    @app.callback(Output("vector-view", "children"), Input("tab", "data"), Input("vector-emotion", "value"), State("picked", "data"))
     @_kindly(desk)
     def vector(tab: Any, emotion: Any, picked: Any) -> Any:
         if tab != "vector":
@@ -143,7 +143,7 @@ def _tabs(app: Dash, desk: Desk, ledger: Sequence[Mapping[str, Any]] | None, led
         chosen = _emotions([emotion])
         return views.vector_view(desk, str(chosen[0]) if chosen else None, None if picked is None else str(picked))
 
-    @app.callback(Output("picked", "data", allow_duplicate=True), Input("vector-nodes", "clickData"), prevent_initial_call=True)  # type: ignore[untyped-decorator]
+    @app.callback(Output("picked", "data", allow_duplicate=True), Input("vector-nodes", "clickData"), prevent_initial_call=True)
     def linked(click: Any) -> Any:
         try:
             return str(click["points"][0]["customdata"])[:40]
@@ -152,7 +152,7 @@ def _tabs(app: Dash, desk: Desk, ledger: Sequence[Mapping[str, Any]] | None, led
 
     app.clientside_callback(ClientsideFunction("explorer", "follow"), Output("loaded", "data", allow_duplicate=True), Input("picked", "data"), prevent_initial_call=True)
 
-    @app.callback(Output("judge-view", "children"), Input("tab", "data"))  # type: ignore[untyped-decorator]
+    @app.callback(Output("judge-view", "children"), Input("tab", "data"))
     @_kindly(desk)
     def judge(tab: Any) -> Any:
         if tab != "judge":
@@ -161,7 +161,7 @@ def _tabs(app: Dash, desk: Desk, ledger: Sequence[Mapping[str, Any]] | None, led
             "No ledger of claims lies beside this run; make claims writes one.", className="note")]  # fmt: skip
         return [*views.judge_view(desk), *more]
 
-    @app.callback(Output("compare-view", "children"), Input("tab", "data"), Input("compare-run", "n_clicks"), Input("compare-emotion", "value"), State("compare-with", "value"))  # type: ignore[untyped-decorator]
+    @app.callback(Output("compare-view", "children"), Input("tab", "data"), Input("compare-run", "n_clicks"), Input("compare-emotion", "value"), State("compare-with", "value"))
     @_kindly(desk)
     def compared(tab: Any, _clicks: Any, emotion: Any, name: Any) -> Any:
         if tab != "compare":
@@ -171,19 +171,19 @@ def _tabs(app: Dash, desk: Desk, ledger: Sequence[Mapping[str, Any]] | None, led
 
 
 def _what_if(app: Dash, desk: Desk) -> None:
-    @app.callback(Output("ids", "children"), Input("tab", "data"))  # type: ignore[untyped-decorator]
+    @app.callback(Output("ids", "children"), Input("tab", "data"))
     @_kindly(desk)
     def ids(tab: Any) -> Any:
         if tab != "whatif":
             return no_update
         return [html.Option(value=i, label=visible(t["text"])[:80]) for i, t in desk.texts.items() if t["split"] == "test"][:600]
 
-    @app.callback(Output("whatif-parts", "options"), Output("whatif-parts", "value"), Input("whatif-take", "n_clicks"), Input("whatif-one", "n_clicks"), State("selection", "data"), State("picked", "data"), prevent_initial_call=True)  # type: ignore[untyped-decorator]
+    @app.callback(Output("whatif-parts", "options"), Output("whatif-parts", "value"), Input("whatif-take", "n_clicks"), Input("whatif-one", "n_clicks"), State("selection", "data"), State("picked", "data"), prevent_initial_call=True)
     def taken(_all: Any, _one: Any, selection: Any, picked: Any) -> Any:
         names = [str(picked)[:40]] if ctx.triggered_id == "whatif-one" and picked else _names((selection or {}).get("names"))[:200]
         return [{"label": n, "value": n} for n in names], names
 
-    @app.callback(Output("whatif-view", "children"), Input("whatif-run", "n_clicks"), State("whatif-id", "value"), State("whatif-text", "value"), State("whatif-parts", "value"), State("whatif-factor", "value"), Input("model-state", "children"))  # type: ignore[untyped-decorator]
+    @app.callback(Output("whatif-view", "children"), Input("whatif-run", "n_clicks"), State("whatif-id", "value"), State("whatif-text", "value"), State("whatif-parts", "value"), State("whatif-factor", "value"), Input("model-state", "children"))
     @_kindly(desk)
     def run(clicks: Any, prompt: Any, text: Any, parts: Any, factor: Any, _state: Any) -> Any:
         if desk.live is None:
@@ -207,7 +207,7 @@ def _saving(app: Dash, desk: Desk) -> None:
     app.clientside_callback(ClientsideFunction("explorer", "state"), Output("state", "data"), Input("save", "n_clicks"), State("work", "data"), prevent_initial_call=True)
     app.clientside_callback(ClientsideFunction("explorer", "restore"), Output("loaded", "data", allow_duplicate=True), Input("loaded", "modified_timestamp"), State("loaded", "data"), prevent_initial_call=True)
 
-    @app.callback(Output("view-told", "children"), Output("views", "children"), Output("loaded", "data"), Input("state", "data"), Input("load", "n_clicks"), State("view-name", "value"), State("view-list", "value"))  # type: ignore[untyped-decorator]
+    @app.callback(Output("view-told", "children"), Output("views", "children"), Output("loaded", "data"), Input("state", "data"), Input("load", "n_clicks"), State("view-name", "value"), State("view-list", "value"))
     def stored(state: Any, _load: Any, name: Any, wanted: Any) -> Any:
         told, loaded = "", no_update
         try:
@@ -230,7 +230,7 @@ def _saving(app: Dash, desk: Desk) -> None:
 def _export(app: Dash, desk: Desk) -> None:
     kinds = ("graphml", "json", "nodes", "edges")
 
-    @app.callback(Output("download", "data"), Output("export-told", "children"), *(Input(f"as-{k}", "n_clicks") for k in kinds), State("selection", "data"), prevent_initial_call=True)  # type: ignore[untyped-decorator]
+    @app.callback(Output("download", "data"), Output("export-told", "children"), *(Input(f"as-{k}", "n_clicks") for k in kinds), State("selection", "data"), prevent_initial_call=True)
     def given(*values: Any) -> Any:
         kind = str(ctx.triggered_id or "")[3:]
         selection = values[-1]
@@ -264,4 +264,6 @@ def seen_circuit(circuits: Mapping[Emotion, Circuit], selection: Any) -> Circuit
     for one in some[1:]:
         merged = union(merged, one)
     edges = selection.get("edges")
-    return restricted(merged, names, None if not isinstance(edges, list) else set(map(str, edges)))
+    keys = {key(d): d.key for d in merged.edges}
+    shown = {keys[k] for k in map(str, edges) if k in keys} if isinstance(edges, list) else None
+    return part(merged, names, shown)

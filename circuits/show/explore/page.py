@@ -93,7 +93,7 @@ def _graph(desk: Desk) -> Any:
             html.Div(
                 cyto.Cytoscape(
                     id="graph", elements=[], layout={"name": "preset", "fit": False}, stylesheet=[], minZoom=0.05, maxZoom=4,
-                    style={"width": "100%", "height": "100%"}, responsive=False, wheelSensitivity=0.3,
+                    style={"width": "100%", "height": "100%"}, responsive=False, wheelSensitivity=1,
                 ),
                 id="canvas-inner",
             ),

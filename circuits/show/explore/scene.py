@@ -18,7 +18,7 @@ from circuits.circuit.matched import Sizes, matched_random
 from circuits.model.sites import Component, Half, Kind
 from circuits.prompts.emotions import EMOTIONS, Emotion
 
-__all__ = ["Layout", "Random", "layout", "random_circuits", "scene"]
+__all__ = ["Layout", "Random", "key", "layout", "random_circuits", "scene"]
 
 _ACROSS, _UP, _BETWEEN = 76.0, 46.0, 62.0
 """Distances on the page: between neighbours, between lines of a row, between rows."""
@@ -103,6 +103,11 @@ def _per_line(counts: Sequence[int]) -> int:
     return best
 
 
+def key(edge: Edge) -> str:
+    """An edge's name on the page."""
+    return f"{edge.source}→{edge.target}" + (f"<{edge.input}>" if edge.input else "")
+
+
 @dataclass(frozen=True)
 class Random:
     """A random circuit a found one was judged beside, and its faithfulness on ``test``."""
@@ -138,9 +143,8 @@ def scene(
             values = placed(node.name, str(node.component.kind), node.component.layer)["by"]
             values.update(_effects(node, e, wanted, values))
         for edge in circuits[e].edges:
-            key = "→".join((edge.source, edge.target)) + (f"<{edge.input}>" if edge.input else "")
             one = edges.setdefault(
-                key, {"id": key, "source": edge.source, "target": edge.target, "input": edge.input, "by": {}}
+                key(edge), {"id": key(edge), "source": edge.source, "target": edge.target, "input": edge.input, "by": {}}
             )
             one["by"][str(e)] = _weight(edge)
         for number, random in enumerate(nulls.get(e, ())):

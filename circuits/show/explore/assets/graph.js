@@ -367,10 +367,25 @@
   /* Once, when the first drawing stands: what the address asks for. */
   function boot() {
     booted = true;
+    const set = (id, value) => dash_clientside.set_props(id, { value: value }), wrong = [];
+    const among = (name, allowed) => { const found = (asked.get(name) || "").split(",").filter(Boolean); wrong.push(...found.filter((x) => !allowed.includes(x))); return found.filter((x) => allowed.includes(x)); };
+    const emotions = among("emotions", EMOTIONS);
+    if (emotions.length) set("emotions", emotions);
+    if (among("colour", ["sign", "emotion"]).length) set("colour", asked.get("colour"));
+    const kinds = among("kinds", ["head", "neuron"]);
+    if (kinds.length) set("kinds", kinds);
+    const layers = /^(\d+)-(\d+)$/.exec(asked.get("layers") || "");
+    if (layers) { set("from", Math.min(Number(layers[1]), ME.layers - 1)); set("to", Math.min(Number(layers[2]), ME.layers - 1)); }
+    for (const id of ["effect", "edge"]) { const share = Number(asked.get(id)); if (asked.get(id) && share >= 0 && share <= 1) set(id, share); }
+    const only = ["verified", "shared"].filter((x) => asked.get(x) === "1");
+    if (only.length) set("only", only);
+    if (/^\d$/.test(asked.get("random") || "")) set("random", asked.get("random"));
+    if (wrong.length) ME.note("The address asks for what is not here: " + wrong.join(", ").slice(0, 80));
     const way = asked.get("way");
     if (["up", "down", "both"].includes(way)) ME.way = way;
+    // What the address names may be of an emotion that is only now being fetched.
     const node = asked.get("node");
-    if (node) ME.find(node);
+    if (node) { const wait = emotions.length && emotions.join() !== view.emotions.join() ? 600 : 0; setTimeout(() => ME.find(node), wait); }
     const tab = asked.get("tab");
     if (tab && ME.tab) ME.tab(tab);
   }

@@ -187,6 +187,7 @@
         if (scene && scene.emotions) filters.emotions = filters.emotions.filter((e) => scene.emotions.includes(e));
         return ME.apply(scene, filters, fixed.layout, fixed.layers);
       },
+      follow: function (id) { if (id !== ME.picked) { ME.pick(id, true); } return null; },
       restore: function (state) { if (state) ME.restore(state); return ""; },
       state: function (n, work) { const f = ME.filters(); return { work: ME.work, picked: ME.picked, filters: f && { emotions: f.emotions, colour: f.colour, kinds: f.kinds, layers: f.layers, effect: f.effect, edge: f.edge, only: [f.verified && "verified", f.shared && "shared"].filter(Boolean), random: f.nulls === null ? "none" : String(f.nulls) } }; },
     },
