@@ -114,7 +114,10 @@ def test_the_address_is_said_and_opened_and_the_page_answers(monkeypatch: pytest
         serve(small(), port, browser=True, say=said.append)
     user.join()
     address = opened[0]
-    assert said == [f"port {port} is in use; taking {address.rsplit(':')[-1].strip('/')}", f"{address} (stop with Ctrl-C)"]
+    assert said == [
+        f"port {port} is in use; taking {address.rsplit(':')[-1].strip('/')}",
+        f"{address} (stop with Ctrl-C)",
+    ]
     assert address.startswith("http://127.0.0.1:")
     assert "_dash-config" in pages[0]
     with pytest.raises(urllib.error.URLError):
@@ -160,7 +163,9 @@ def test_a_process_ends_quietly_and_listens_on_the_loopback_address_alone() -> N
             port = f"{int(address.rstrip('/').rsplit(':')[-1]):04X}"
             tables = [Path(f"/proc/{process.pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
             lines = [line.split() for table in tables for line in table.splitlines()]
-            assert {line[1] for line in lines if line[1].endswith(":" + port) and line[3] == "0A"} == {f"0100007F:{port}"}
+            assert {line[1] for line in lines if line[1].endswith(":" + port) and line[3] == "0A"} == {
+                f"0100007F:{port}"
+            }
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     finally:
