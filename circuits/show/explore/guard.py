@@ -17,7 +17,7 @@ from collections.abc import Collection
 from html import escape
 
 import flask
-from dash.exceptions import InvalidResourceError
+from dash.exceptions import DependencyException, InvalidResourceError
 from werkzeug.exceptions import (
     BadRequest,
     Forbidden,
@@ -78,7 +78,9 @@ def guard(
     for host in hosts:
         found = _HOST.fullmatch(host.lower())
         if found is None or found[2] is not None:
-            raise SettingsError(f"the host {host!r} is no name; expected one like lab.example.org or [2001:db8::1], without port")
+            raise SettingsError(
+                f"the host {host!r} is no name; expected one like lab.example.org or [2001:db8::1], without port"
+            )
     if token is not None and len(token) < _SHORTEST:
         raise SettingsError(f"a token of {len(token)} letters can be guessed; expected at least {_SHORTEST}")
     names = frozenset(host.lower() for host in (*LOOPBACK, *hosts))
@@ -115,7 +117,8 @@ def guard(
     server.before_request_funcs.setdefault(None, []).insert(0, before)
     server.after_request_funcs.setdefault(None, []).insert(0, after)  # run in reverse: this one has the last word
     server.register_error_handler(HTTPException, _said)
-    server.register_error_handler(InvalidResourceError, lambda _: _said(NotFound("there is no such file")))
+    for kind in (InvalidResourceError, DependencyException):  # Dash's own answers repeat the path, or fail
+        server.register_error_handler(kind, lambda _: _said(NotFound("there is no such file")))
     server.extensions[_MARK] = True
 
 
@@ -187,7 +190,9 @@ def _origins(request: flask.Request) -> tuple[str, str]:
 
 def _followed(request: flask.Request, site: str) -> bool:
     """A link in a page of another port of this machine, a notebook's say: the user goes there and the page learns nothing."""
-    navigation = request.headers.get("Sec-Fetch-Mode") == "navigate" and request.headers.get("Sec-Fetch-Dest") == "document"
+    navigation = (
+        request.headers.get("Sec-Fetch-Mode") == "navigate" and request.headers.get("Sec-Fetch-Dest") == "document"
+    )
     return site == "same-site" and navigation and request.method == "GET"
 
 

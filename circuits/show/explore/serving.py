@@ -54,10 +54,10 @@ def serve(app: dash.Dash, port: int | None, *, browser: bool, say: Callable[[str
     wanted = PORT if port is None else port
     server = server_of(app, wanted)
     address = f"http://{HOST}:{server.port}/"
-    if wanted not in (0, server.port):
-        say(f"port {wanted} is in use; taking {server.port}")
-    say(f"{address} (stop with Ctrl-C)")
     try:
+        if wanted not in (0, server.port):
+            say(f"port {wanted} is in use; taking {server.port}")
+        say(f"{address} (stop with Ctrl-C)")
         if browser:
             with contextlib.suppress(webbrowser.Error):  # the address was said
                 webbrowser.open(address)
@@ -76,7 +76,9 @@ def server_of(app: dash.Dash, wanted: int) -> BaseWSGIServer:
         RunError: no port is free or may be used.
     """
     if not guarded(app.server):
-        raise SettingsError("this app answers every page on the machine; call circuits.show.explore.guard.guard on its server")
+        raise SettingsError(
+            "this app answers every page on the machine; call circuits.show.explore.guard.guard on its server"
+        )
     with free_port(wanted) as listening:
         # The socket is handed over, so that nobody can take the port in between; the server keeps a copy of its own.
         server = make_server(
@@ -105,7 +107,9 @@ def free_port(wanted: int) -> socket.socket:
         except OSError as error:
             found.close()
             if error.errno != errno.EADDRINUSE:
-                raise RunError(f"port {port} cannot be used: {error.strerror}; choose one above 1023 with --port") from error
+                raise RunError(
+                    f"port {port} cannot be used: {error.strerror}; choose one above 1023 with --port"
+                ) from error
         else:
             return found
     raise RunError(f"no port from {wanted} to {last - 1} is free; choose another with --port")
