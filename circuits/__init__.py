@@ -23,6 +23,7 @@ _HOMES = {
     "EMOTIONS": "circuits.prompts.emotions",
     "Effects": "circuits.effects.table",
     "Emotion": "circuits.prompts.emotions",
+    "Live": "circuits.live",
     "Method": "circuits.effects.kinds",
     "Model": "circuits.model.anatomy",
     "Planted": "circuits.model.planted",
@@ -75,6 +76,7 @@ __all__ = [
     "Directions",
     "Effects",
     "Emotion",
+    "Live",
     "Method",
     "Model",
     "Planted",
@@ -133,6 +135,7 @@ if TYPE_CHECKING:
     from circuits.effects.measure import measure, measure_positions
     from circuits.effects.table import Effects
     from circuits.errors import CircuitsError
+    from circuits.live import Live
     from circuits.model.anatomy import Model
     from circuits.model.door import load
     from circuits.model.planted import Planted, planted
