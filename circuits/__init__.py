@@ -37,6 +37,7 @@ _HOMES = {
     "certify": "circuits.effects.certify",
     "contrast": "circuits.directions.estimators",
     "discover": "circuits.walk",
+    "explore": "circuits.exploring",
     "estimate_directions": "circuits.directions.estimators",
     "figures": "circuits.show.figures",
     "grand_mean": "circuits.directions.estimators",
@@ -93,6 +94,7 @@ __all__ = [
     "discover",
     "dose_response",
     "estimate_directions",
+    "explore",
     "figures",
     "grand_mean",
     "half_layers",
@@ -135,6 +137,7 @@ if TYPE_CHECKING:
     from circuits.effects.measure import measure, measure_positions
     from circuits.effects.table import Effects
     from circuits.errors import CircuitsError
+    from circuits.exploring import explore
     from circuits.live import Live
     from circuits.model.anatomy import Model
     from circuits.model.door import load

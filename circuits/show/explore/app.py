@@ -6,11 +6,11 @@ asked here. Every answer is an answer: what fails for a reason a reader can act 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from circuits.circuit.algebra import part, union
 from circuits.circuit.formats import to_graphml, to_node_link, to_tables
@@ -18,6 +18,7 @@ from circuits.circuit.graph import Circuit
 from circuits.errors import CircuitsError, RunError
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.runs import views as saved
+from circuits.runs.ledger import read_claims
 from circuits.show.explore import panel, views
 from circuits.show.explore.desk import Desk
 from circuits.show.explore.guard import guard
@@ -31,19 +32,15 @@ SELECTIONS = 20
 """Random selections a working selection is held against: the fewest that can tell it from chance at 5%."""
 
 
-def make_app(desk: Desk, *, ledger: Sequence[Mapping[str, Any]] | None = None, ledger_from: str = "") -> Dash:
-    """The app of one run, guarded; :func:`circuits.show.explore.serving.serve` puts it on the loopback address.
-
-    Args:
-        ledger: records of claims put to the test, shown beside the judge.
-    """
+def make_app(desk: Desk) -> Dash:
+    """The app of one run, guarded; :func:`circuits.show.explore.serving.serve` puts it on the loopback address."""
     app = Dash("circuits.show.explore", title="Emotion circuits", update_title="", suppress_callback_exceptions=True, serve_locally=True,
                assets_folder="assets", meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}])  # fmt: skip
     app.index_string = _INDEX
     app.layout = lambda: page(desk)
     _graph(app, desk)
     _panel(app, desk)
-    _tabs(app, desk, ledger, ledger_from)
+    _tabs(app, desk)
     _what_if(app, desk)
     _saving(app, desk)
     _export(app, desk)
@@ -134,13 +131,13 @@ def _panel(app: Dash, desk: Desk) -> None:
         return no_update if not prompt or not picked else panel.tokens_view(desk, str(prompt), str(picked))
 
 
-def _tabs(app: Dash, desk: Desk, ledger: Sequence[Mapping[str, Any]] | None, ledger_from: str) -> None:
-    @app.callback(Output("vector-view", "children"), Input("tab", "data"), Input("vector-emotion", "value"), State("picked", "data"))
+def _tabs(app: Dash, desk: Desk) -> None:
+    @app.callback(Output("vector-view", "children"), Input("tab", "data"), Input("vector-emotion", "value"), State("picked", "data"), State("emotions", "value"))
     @_kindly(desk)
-    def vector(tab: Any, emotion: Any, picked: Any) -> Any:
+    def vector(tab: Any, emotion: Any, picked: Any, shown: Any) -> Any:
         if tab != "vector":
             return no_update
-        chosen = _emotions([emotion])
+        chosen = _emotions([emotion]) or _emotions(shown)
         return views.vector_view(desk, str(chosen[0]) if chosen else None, None if picked is None else str(picked))
 
     @app.callback(Output("picked", "data", allow_duplicate=True), Input("vector-nodes", "clickData"), prevent_initial_call=True)
@@ -157,9 +154,7 @@ def _tabs(app: Dash, desk: Desk, ledger: Sequence[Mapping[str, Any]] | None, led
     def judge(tab: Any) -> Any:
         if tab != "judge":
             return no_update
-        more = views.ledger_view(ledger, ledger_from) if ledger else [html.H2("Claims put to the test"), html.P(
-            "No ledger of claims lies beside this run; make claims writes one.", className="note")]  # fmt: skip
-        return [*views.judge_view(desk), *more]
+        return [*views.judge_view(desk), *views.ledger_view(read_claims(desk.run.directory))]
 
     @app.callback(Output("compare-view", "children"), Input("tab", "data"), Input("compare-run", "n_clicks"), Input("compare-emotion", "value"), State("compare-with", "value"))
     @_kindly(desk)
@@ -216,7 +211,7 @@ def _saving(app: Dash, desk: Desk) -> None:
                 saved.save_view(desk.run, str(name or "").strip(), state)
                 told = f"saved as {visible(name)}"
             elif ctx.triggered_id == "load":
-                loaded = saved.load_view(desk.run, str(wanted or "").strip())
+                loaded = dict(saved.load_view(desk.run, str(wanted or "").strip()).state)
                 told = f"loaded {visible(wanted)}"
         except CircuitsError as error:
             told = visible(error)

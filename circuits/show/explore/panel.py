@@ -139,11 +139,16 @@ def _cosines(desk: Desk, name: str) -> list[Any]:
         if len(some):
             last = some.iloc[-1]
             body.append(html.Tr([html.Th(str(e), scope="row"), html.Td(decimal(last["cosine"])),
-                                 html.Td(f"{100 * last['share']:.1f}% [{decimal(100 * last['low'], 1)}, {decimal(100 * last['high'], 1)}]")]))  # fmt: skip
+                                 html.Td(f"{_tenth(last['share'])}% [{_tenth(last['low'])}, {_tenth(last['high'])}]")]))  # fmt: skip
     state, n = rows.iloc[-1]["state"], int(rows.iloc[-1]["n"])
     head = html.Tr([html.Th(t, scope="col") for t in ("direction", "cosine", "share written [95%]")])
     return [html.H3("What it writes, against the directions"), html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="wide"),
             html.P(f"At {state}, n = {n} scenarios; only emotions whose circuit holds it. The cosine is an estimate without an interval.", className="note")]  # fmt: skip
+
+
+def _tenth(share: float) -> str:
+    """Percent with one decimal; what rounds to nothing has no sign."""
+    return decimal(round(100 * share, 1) + 0.0, 1)
 
 
 def _edges(desk: Desk, name: str, shown: Sequence[str]) -> list[Any]:

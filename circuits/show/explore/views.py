@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from dash import dcc, html
 
+from circuits.compare.claims import Claim
 from circuits.model.sites import Kind, parse
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.runs.directory import open_run
@@ -22,7 +23,7 @@ from circuits.show.figures import EMOTION_COLOURS
 from circuits.show.halves import half_layers, misattribution
 from circuits.show.words import decimal, in_words, percent, visible
 
-__all__ = ["compare_view", "judge_view", "nodes_figure", "projections", "selection_view", "vector_view", "what_if_view"]
+__all__ = ["compare_view", "judge_view", "ledger_view", "nodes_figure", "projections", "selection_view", "vector_view", "what_if_view"]
 
 
 def _graph(figure: go.Figure, name: str | None = None, label: str = "") -> Any:
@@ -46,7 +47,7 @@ def projections(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(title="projection [residual units]")
     figure.update_layout(
         title={"text": "How far each emotion's texts lie along their direction (hollow: no interval kept)", "x": 0.01, "font": {"size": 15}},
-        template="plotly_white", height=360, legend={"orientation": "h", "y": -0.16}, font={"family": "system-ui, sans-serif"},
+        template="plotly_white", height=360, legend={"orientation": "h", "y": -0.16}, font={"family": "system-ui, sans-serif", "color": "#222222"}, margin={"l": 70, "r": 20, "t": 60, "b": 50},
     )  # fmt: skip
     return figure
 
@@ -77,7 +78,7 @@ def nodes_figure(table: pd.DataFrame, e: Emotion, picked: str | None = None) -> 
         title = f"{e}: no circuit, so no nodes to mark"
     figure.update_yaxes(title="share of the projection", tickformat=".0%")
     figure.update_layout(title={"text": title, "x": 0.01, "font": {"size": 15}}, template="plotly_white", height=380,
-                         legend={"orientation": "h", "y": -0.18}, font={"family": "system-ui, sans-serif"})  # fmt: skip
+                         legend={"orientation": "h", "y": -0.18}, font={"family": "system-ui, sans-serif", "color": "#222222"}, margin={"l": 70, "r": 20, "t": 60, "b": 50})  # fmt: skip
     return figure
 
 
@@ -130,19 +131,23 @@ def judge_view(desk: Desk) -> Any:
     return parts
 
 
-def ledger_view(claims: Sequence[Mapping[str, Any]], where: str) -> Any:
-    """The claims put to the test beside this run."""
-    head = html.Tr([html.Th(t, scope="col") for t in ("claim", "verdict", "estimate [95%]", "n")])
-    rows = []
-    for claim in claims:
-        interval = claim.get("interval") or [None, None]
-        rows.append(html.Tr([html.Td(visible(claim.get("claim", "–"))), html.Td(visible(claim.get("verdict", "–"))),
-                             html.Td(f"{_figure(claim.get('estimate'))} [{_figure(interval[0])}, {_figure(interval[1])}]"), html.Td(visible(claim.get("n", "–")))]))  # fmt: skip
-    return [html.H2("Claims put to the test"), html.P(where, className="note"), html.Div(html.Table([html.Thead(head), html.Tbody(rows)]), className="wide")]
+def ledger_view(claims: Sequence[Claim]) -> list[Any]:
+    """The claims put to the test on this run, as its directory keeps them."""
+    title = html.H2("Claims put to the test")
+    if not claims:
+        return [title, html.P("None was tested on this run yet; make claims does.", className="note")]
+    head = html.Tr([html.Th(t, scope="col") for t in ("claim", "verdict", "estimate [95%]", "unit", "n")])
+    rows = [
+        html.Tr([html.Th(visible(c.claim), scope="row"), html.Td(str(c.verdict)), html.Td(_interval(c)), html.Td(visible(c.unit)),
+                 html.Td(str(c.n))])
+        for c in claims
+    ]  # fmt: skip
+    return [title, html.Div(html.Table([html.Thead(head), html.Tbody(rows)], className="claims"), className="wide")]
 
 
-def _figure(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, int | float) and value == value else "–"
+def _interval(c: Claim) -> str:
+    value, low, high = ("–" if x is None else f"{x:.3g}" for x in (c.estimate, c.low, c.high))
+    return f"{value} [{low}, {high}]"
 
 
 def compare_view(desk: Desk, name: str | None, wanted: str | None) -> Any:

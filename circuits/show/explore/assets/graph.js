@@ -250,7 +250,7 @@
     const cy = ME.cy(), text = String(name || "").trim();
     if (!cy || !text) return;
     const at = cy.nodes().filter((n) => n.id().toLowerCase() === text.toLowerCase() || String(n.data("label")).toLowerCase() === text.toLowerCase());
-    if (at.length) { const one = at[0]; ME.pick(one.id()); cy.animate({ center: { eles: one }, duration: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 200 }); return; }
+    if (at.length) { const one = at[0]; ME.pick(one.id()); const p = one.renderedPosition(); if (p.x < 20 || p.y < 20 || p.x > cy.width() - 20 || p.y > cy.height() - 20) cy.animate({ center: { eles: one }, duration: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 200 }); return; }
     const proper = /^l(\d+)([hn])(\d+)$/i.exec(text);
     if (!proper) { ME.note("“" + text.slice(0, 40) + "” is no component; names look like L2H3 or L4N117"); return; }
     const id = "L" + proper[1] + proper[2].toUpperCase() + proper[3];
