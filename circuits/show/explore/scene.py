@@ -22,7 +22,7 @@ __all__ = ["Layout", "Random", "key", "layout", "random_circuits", "scene"]
 
 _ACROSS, _UP, _BETWEEN = 76.0, 46.0, 62.0
 """Distances on the page: between neighbours, between lines of a row, between rows."""
-_WIDE = 1.25
+_WIDE = 1.05
 """Width over height that the drawing aims at."""
 _ASIDE = 20.0
 """What is not in a circuit stands below the middle of its row."""

@@ -206,7 +206,14 @@
       position: { x: -layout.width / 2 - 44, y: y }, classes: "row", selectable: false, grabbable: false })));
   }
 
-  ME.fit = function () { const cy = ME.cy(); if (cy) cy.fit(cy.elements(), 24); };
+  /* On the whole drawing, shown or filtered away: what filters bring back must not lie outside. */
+  let extent = null;
+  ME.fit = function () {
+    const cy = ME.cy();
+    if (!cy || !extent) return;
+    const w = extent.width + 190, h = extent.height + 70, zoom = Math.min(cy.width() / w, cy.height() / h, 1.6);
+    cy.viewport({ zoom: zoom, pan: { x: cy.width() / 2 + 52 * zoom, y: cy.height() / 2 + (extent.height / 2) * zoom } });
+  };
 
   /* ---- the eye: picking a node, and the paths through it ---- */
   ME.pick = function (id, silent) {
@@ -308,7 +315,7 @@
       const cy = ME.cy();
       if (!cy) { waiting = setTimeout(go, 30); return; }
       const first = !cy.scratch("ours");
-      if (first) { cy.scratch("ours", true); cy.style(styles()); rows(cy, layout); cy.boxSelectionEnabled(true); listen(cy); }
+      if (first) { cy.scratch("ours", true); extent = layout; cy.style(styles()); rows(cy, layout); cy.boxSelectionEnabled(true); listen(cy); }
       const told = draw();
       if (first) { ME.fit(); boot(); }
       if (told) status(told);
