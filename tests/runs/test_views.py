@@ -94,9 +94,9 @@ def test_a_run_with_views_is_the_run_it_was(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", "a ", " a", "-a", "n" * (LONGEST + 1), ".", "..", "../x", "../../manifest", "..%2fx", "a/b", "a\\b", "/etc/passwd",
-     "a.json", "a\0b", "a\n", "\na", "é", "a\u202eb", "C:x", "~", "a*", "<b>", "'", '"', "a\tb", "ａ", "१", "manifest.json", "$HOME",
-     "`x`", "a;b", "x" * 10**6],
+    ["", " ", "a ", " a", "-a", "n" * (LONGEST + 1), ".", "..", "../x", "../../manifest", "..%2fx", "a/b", "a\\b",
+     "/etc/passwd", "a.json", "a\0b", "a\n", "\na", "é", "a\u202eb", "C:x", "~", "a*", "<b>", "'", '"', "a\tb", "ａ", "१",
+     "$HOME", "manifest.json", "`x`", "a;b", "x" * 10**6],
 )  # fmt: skip
 def test_a_name_that_is_none_is_refused_everywhere(name: str, run: Run) -> None:
     before = sorted(p for p in run.directory.rglob("*"))

@@ -43,7 +43,8 @@ TRAVERSALS = (
     "%252e%252e%252fsecret.txt", "..%c0%afsecret.txt", "..%ef%bc%8fsecret.txt", "..%u2215secret.txt", "x/../../secret.txt",
     "/../secret.txt", "//../secret.txt", "./.././secret.txt", "..%00/secret.txt", "../secret.txt%00.css",
     "page.css/../../secret.txt", "page.css%00", "%2fetc%2fpasswd", "//etc/passwd", "/etc/passwd",
-    "../../../../../../../../etc/passwd", "..%2f..%2f..%2f..%2f..%2f..%2fetc%2fpasswd", "file:///etc/passwd", "C:%5cWindows%5cwin.ini", "%5c%5chost%5cshare%5cx",
+    "../../../../../../../../etc/passwd", "..%2f..%2f..%2f..%2f..%2f..%2fetc%2fpasswd",
+    "file:///etc/passwd", "C:%5cWindows%5cwin.ini", "%5c%5chost%5cshare%5cx",
     "link.txt", "%7e/.ssh/id_rsa", "..%0d%0asecret.txt",
 )  # fmt: skip
 
