@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 import plotly.graph_objects as go
 
 from circuits.circuit.graph import EMBED, Circuit, Node
+from circuits.prompts.emotions import Emotion
 from circuits.show.style import EMOTION_COLOURS, INK, OPPOSES, SMALL, SUPPORTS, styled
 
 __all__ = ["circuit_graph"]
 
 _MAX_NODES = 40
+_RANKS = (6, 18, 30, math.inf)
+"""Nodes of one row that stand in one, two, three, four ranks."""
+_LIFT = 0.22
 
 
 def circuit_graph(circuit: Circuit, n_layers: int, *, most: int = _MAX_NODES) -> go.Figure:
@@ -58,7 +63,7 @@ def circuit_graph(circuit: Circuit, n_layers: int, *, most: int = _MAX_NODES) ->
 
 
 def _places(nodes: list[Node], rows: list[str], e: Emotion) -> dict[str, tuple[float, float]]:
-    """Nodes of a row spread over the width, strongest in the middle, wide rows in two ranks so that labels keep apart."""
+    """Nodes of a row spread over the width, strongest in the middle, wide rows in ranks so that labels keep apart."""
     place = {EMBED: (0.0, 0.0), str(e): (0.0, float(len(rows) - 1))}
     by_row: dict[str, list[Node]] = {}
     for node in nodes:
@@ -67,9 +72,10 @@ def _places(nodes: list[Node], rows: list[str], e: Emotion) -> dict[str, tuple[f
         # Alternate outwards from the middle, so that the eye finds the strongest at once.
         order = members[1::2][::-1] + members[::2]
         x = np.linspace(-1, 1, len(order) + 2)[1:-1]
+        ranks = next(count for count, most in enumerate(_RANKS, 1) if len(order) <= most)
+        lifts = np.linspace(-_LIFT, _LIFT, ranks) if ranks > 1 else [0.0]
         for number, (node, across) in enumerate(zip(order, x, strict=True)):
-            lift = 0.22 * (number % 2 * 2 - 1) if len(order) > 6 else 0.0
-            place[node.name] = (float(across), rows.index(row) + lift)
+            place[node.name] = (float(across), rows.index(row) + float(lifts[number % ranks]))
     return place
 
 
@@ -95,6 +101,7 @@ def _draw_nodes(figure: go.Figure, nodes: list[Node], place: Mapping[str, tuple[
                     "symbol": symbol if verified else f"{symbol}-open",
                     "size": [9 + 16 * abs(n.effect) / strongest for n in members],
                     "color": colours,
+                    "opacity": 1,
                     "line": {"width": 1.5, "color": "white" if verified else SUPPORTS},
                 },
             )

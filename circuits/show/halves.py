@@ -70,7 +70,7 @@ def half_layers(table: pd.DataFrame, e: Emotion, writers: pd.DataFrame | None = 
     figure.update_yaxes(range=[0.3, 1.03], row=2, col=1)
     note = "; mid of parallel blocks is virtual" if virtual else ""
     title = f"{e}: what each half-layer does (n = {counts(rows['n'])} scenarios{note})"
-    figure.update_layout(barmode="relative")
+    figure.update_layout(barmode="relative", legend={"orientation": "h", "y": -0.06})
     return styled(figure, title, height=880)
 
 
@@ -122,7 +122,7 @@ def _bars(figure: go.Figure, rows: pd.DataFrame, quantity: str, row: int) -> Non
 def _written(figure: go.Figure, rows: pd.DataFrame, parts: pd.DataFrame, e: Emotion) -> None:
     """Who wrote the projection at the state behind each half-layer; the circuit's share as a line over it."""
     behind = dict(zip(rows["state"], rows["half_layer"], strict=True))
-    for item, colour in (("heads", _HEADS), ("neurons", _NEURONS), ("rest", PALE), ("circuit", EMOTION_COLOURS[e])):
+    for item, colour in (("heads", _HEADS), ("neurons", _NEURONS), ("rest", PALE), ("circuit", INK)):
         some = parts[(parts["item"] == item) & parts["state"].isin(list(behind))].rename(columns={"share": "value"})
         if some.empty:
             continue

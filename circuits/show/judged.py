@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from circuits.circuit.graph import Circuit
 from circuits.prompts.emotions import EMOTIONS, Emotion
-from circuits.show.style import EMOTION_COLOURS, INK, PALE, SMALL, styled
+from circuits.show.style import DIVERGING, EMOTION_COLOURS, INK, PALE, SMALL, styled
 from circuits.show.words import counts, decimal
 
 __all__ = ["curves", "faithfulness", "specificity"]
@@ -32,6 +32,7 @@ def faithfulness(circuits: Mapping[Emotion, Circuit]) -> go.Figure:
             "type": "data",
             "array": [j["faithfulness_high"] - j["faithfulness"] for j in judged.values()],
             "arrayminus": [j["faithfulness"] - j["faithfulness_low"] for j in judged.values()],
+            "color": INK,
         },
         mode="markers",
         name="circuit",
@@ -69,7 +70,7 @@ def curves(circuits: Mapping[Emotion, Circuit]) -> go.Figure:
         ticktext=["0.1%", "1%", "10%", "100%"],
     )  # fmt: skip
     figure.update_yaxes(title="faithfulness on test")
-    figure.update_layout(legend={"orientation": "h", "y": -0.22, "font": {"size": SMALL}})
+    figure.update_layout(legend={"orientation": "h", "y": -0.22})
     n = counts(c.judgement["curve"]["cpr"]["n"] for c in circuits.values() if "curve" in c.judgement)
     return styled(
         figure, f"Faithfulness as circuits grow, the strongest components first (n = {n} scenarios)", height=520
@@ -84,8 +85,8 @@ def specificity(found: Mapping[str, Any]) -> go.Figure:
     text = [[_cell(found["loss"][f"{a}:{b}"], found["random"][f"{a}:{b}"]) for b in names] for a in rows]
     bound = float(np.abs(loss).max()) or 1.0
     heat = go.Heatmap(
-        z=loss, x=names, y=[f"{a} circuit" for a in rows], zmin=-bound, zmax=bound, colorscale="RdBu", text=text,
-        texttemplate="%{text}", textfont={"size": SMALL}, colorbar={"title": "logits"}, hoverinfo="skip",
+        z=loss, x=names, y=[f"{a} circuit" for a in rows], zmin=-bound, zmax=bound, colorscale=DIVERGING, text=text,
+        texttemplate="%{text}", textfont={"size": SMALL, "color": INK}, colorbar={"title": "logits"}, hoverinfo="skip",
     )  # fmt: skip
     figure = go.Figure(heat)
     figure.update_yaxes(autorange="reversed")

@@ -20,7 +20,7 @@ _MEANINGS = {
     "target": "faithfulness on select a circuit must reach",
     "alpha": "largest q-value of a component that may join a circuit",
     "method": "how circuits are found",
-    "patience": "length of the search, in multiples of measuring what is tried once (None: a few seconds an emotion)",
+    "patience": "length of the search, in multiples of measuring what is tried once; None, a few seconds an emotion",
     "random_circuits": "matched random circuits beside each circuit",
     "thorough": "completeness, minimality and all random circuits as well",
     "edge_share": "smallest edge kept, as a share of the strongest into the same node",
@@ -31,7 +31,7 @@ _MEANINGS = {
 def methods(manifest: Mapping[str, Any]) -> str:
     """The section as HTML."""
     seconds = manifest["seconds"]
-    settings = {k: f"{v} ({_MEANINGS[k]})" if k in _MEANINGS else v for k, v in manifest["settings"].items()}
+    settings = {k: f"{v}: {_MEANINGS[k]}" if k in _MEANINGS else v for k, v in manifest["settings"].items()}
     key = manifest.get("key")
     same = f" A run made again has the key {datum(key)}." if key else ""
     return (
@@ -41,9 +41,9 @@ def methods(manifest: Mapping[str, Any]) -> str:
         f"patching: what the receiver alone makes of the change. {datum(screened(manifest['screen']), 1000)}</p>"
         "<h3 id=repeat>How to repeat it</h3>"
         f"<pre>{escape(requirements(manifest))}</pre><pre>{escape(command(manifest))}</pre>"
-        f"<p class=note>A model or prompts given by a path are looked for there again; prompts that are no shipped set lie in the "
-        "run's directory, where the command is then to be run. The key is the hash of model, prompts, settings, versions and "
-        f"this package's source.{same} Another processor may differ in the last digits.</p>"
+        "<p class=note>A model given by a path is looked for there again. Prompts that are no shipped set lie in the run's "
+        "directory, where the command is then to be run. The key is the hash of model, prompts, settings, versions and this "
+        f"package's source.{same} Another processor may differ in the last digits.</p>"
         f"<h3>Settings</h3>{_listed(settings)}"
         f"<h3>Versions</h3>{_listed({**manifest['versions'], **manifest.get('machine', {})})}"
         f"<h3>Model</h3>{_listed(manifest['model'])}<h3>Prompts</h3>{_listed(manifest['prompts'])}"

@@ -22,9 +22,9 @@ import plotly.graph_objects as go
 from plotly.io import to_json
 from plotly.offline import get_plotlyjs
 
-from circuits.show.words import decimal, percent, shortened, visible
+from circuits.show.words import decimal, percent, shortened
 
-__all__ = ["Cell", "Page", "datum", "decimals", "page", "percents", "table"]
+__all__ = ["Cell", "Page", "datum", "decimals", "page", "percents", "quoted", "table"]
 
 _LONGEST = 1000
 """Characters of one text in a figure."""
@@ -35,10 +35,11 @@ _MARKUP = re.compile(r"<(?!/?(?:b|i|sup|sub|br|extra)\s*/?>)")
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: what is shown, and the number it is sorted by."""
+    """A cell of a table: what is shown, the number it is sorted by, and what stands below in a line of its own."""
 
     text: str
     value: float | None = None
+    more: str = ""
 
 
 def decimals(value: Any, places: int = 2, *, signed: bool = False) -> Cell:
@@ -52,7 +53,7 @@ def percents(value: Any, low: Any = None, high: Any = None, more: str = "") -> C
     """A share, with its interval in brackets where there is one, and what else is to be said."""
     missing = value is None or value != value
     between = "" if low is None or high is None else f" [{percent(low)}, {percent(high)}]"
-    return Cell("–" if missing else f"{percent(value)}{between}{more}", None if missing else float(value))
+    return Cell("–") if missing else Cell(f"{percent(value)}{between}", float(value), more)
 
 
 def datum(text: object, most: int = 200) -> str:
@@ -69,18 +70,24 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str | Cell]], title: str,
     top = "".join(f"<th scope=col><button type=button>{escape(h)}</button></th>" for h in head)
     body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     more = f"<br>{escape(note)}" if note else ""
+    label = f"aria-label={quoted(title)}"
     return (
-        f'<div class=wide role=group aria-label="{escape(visible(title))}"><table>'
-        f"<caption><b>{escape(title)}</b>{more}</caption>"
+        f"<p class=title><b>{escape(title)}</b>{more}</p><div class=wide role=group {label}><table {label}>"
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def quoted(text: object) -> str:
+    """Text from data as the value of an attribute."""
+    return f'"{escape(shortened(text))}"'
 
 
 def _cell(cell: str | Cell) -> str:
     if isinstance(cell, str):
         return f"<td>{datum(cell)}</td>"
     value = "" if cell.value is None else f"{cell.value:.12g}"
-    return f'<td data-value="{value}">{datum(cell.text)}</td>'
+    below = f"<span class=below>{datum(cell.more)}</span>" if cell.more else ""
+    return f'<td data-value="{value}">{datum(cell.text)}{below}</td>'
 
 
 class Page:

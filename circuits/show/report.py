@@ -24,9 +24,11 @@ from circuits.show import figures, tables
 from circuits.show.beside import effects_in_words
 from circuits.show.methods import methods
 from circuits.show.page import Page, datum, page
-from circuits.show.words import in_words, shortened
+from circuits.show.words import counts, in_words, shortened
 
 __all__ = ["Told", "page", "report", "report_of"]
+
+_KEPT = ("vectors", "norms", "split_half")
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,7 @@ def report(
         Told(
             manifest, circuits, table, compared.writers.table, compared.effects.table, compared.halves.table,
             compared.halves.rates, compared.halves.notices, compared.skipped,
-            # As the run keeps them.
-            {d.estimator: {k: getattr(d, k).astype(np.float32) for k in ("vectors", "norms", "split_half")} for d in directions},
+            {d.estimator: {k: getattr(d, k).astype(np.float32) for k in _KEPT} for d in directions},  # as the run keeps them
             [s.name for s in directions[0].states], directions[0].n,
         )
     )  # fmt: skip
@@ -90,7 +91,7 @@ def report_of(run: Run) -> str:
             run.manifest, {e: run.circuit(str(e)) for e in EMOTIONS}, run.effects.table, run.comparison.table,
             run.same_effect.table, run.half_layers, run.half_layer_rates, compared.get("notices", ()),
             compared.get("skipped", ""),
-            {e: {k: arrays[f"{e}.{k}"] for k in ("vectors", "norms", "split_half")} for e in estimators},
+            {e: {k: arrays[f"{e}.{k}"] for k in _KEPT} for e in estimators},
             [str(s) for s in about["states"]], int(about["n"]),
         )
     )  # fmt: skip
@@ -116,10 +117,10 @@ def _summary(result: Page, told: Told) -> None:
     result.add(f"<ul>{lines}</ul>")
     result.add(tables.summary(told.circuits))
     result.add(
-        f"<p class=note>Model {datum(model['name'])}: {model['layers']} layers, {model['heads']} heads and {model['neurons']} "
-        f"neurons a layer. Prompts {datum(prompts['name'])} ({datum(prompts['lexical'])}), scenarios: {scenarios}. Every number "
-        "is from the test split unless it says otherwise. Brackets are 95% intervals over scenarios. Effects are in logits; "
-        "positive supports the emotion.</p>"
+        f"<p class=note>Model {datum(model['name'])}: {model['layers']} layers, {model['heads']} heads and "
+        f"{model['neurons']} neurons a layer. Prompts {datum(prompts['name'])} ({datum(prompts['lexical'])}), scenarios: "
+        f"{scenarios}. Every number is from the test split unless it says otherwise. Brackets are 95% intervals over "
+        "scenarios. Effects are in logits; positive supports the emotion.</p>"
     )
 
 
@@ -130,14 +131,13 @@ def _first(found: Sequence[Circuit], asked: int) -> str:
     shares = [c.judgement["faithfulness"] for c in found]
     sizes = [len(c.nodes) for c in found]
     better = sum(c.judgement["random_p"] < 0.05 for c in found)
-    sizes_text = str(sizes[0]) if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)}"
     low, high = f"{100 * min(shares):.0f}", f"{100 * max(shares):.0f}"
-    n = sorted({int(c.judgement["n"]) for c in found})
+    n = counts(int(c.judgement["n"]) for c in found)
     kept = f"{low}%" if low == high else f"{low} to {high}%"
     return (
-        f"<b>{len(found)} of {asked}</b> emotions have a circuit. With {sizes_text} heads and neurons they keep <b>{kept}</b> of "
-        f"what the model adds for their emotion on unseen texts (n = {' to '.join(map(str, n[:: max(1, len(n) - 1)]))} scenarios; "
-        f"intervals below); <b>{better}</b> of the {len(found)} are better than random circuits of the same shape (p &lt; .05)."
+        f"<b>{len(found)} of {asked}</b> emotions have a circuit. With {counts(sizes)} heads and neurons they keep "
+        f"<b>{kept}</b> of what the model adds for their emotion on unseen texts (n = {n} scenarios; intervals below). "
+        f"<b>{better}</b> of the {len(found)} are better than random circuits of the same shape (p &lt; .05)."
     )
 
 
@@ -148,11 +148,10 @@ def _graphs(result: Page, told: Told) -> None:
         "exact, hollow ones first-order estimates. Lines are exact weights of direct paths; blue supports, orange opposes.</p>"
     )
     for e, circuit in told.circuits.items():
-        result.add(f"<h3 id={e}>{e}</h3>")
         if circuit.nodes:
             result.figure(figures.circuit_graph(circuit, told.manifest["model"]["layers"]))
         else:
-            result.add(f"<p>{datum(circuit.judgement.get('undefined', 'no circuit'), 600)}</p>")
+            result.add(f"<h3>{e}</h3><p>{datum(circuit.judgement.get('undefined', 'no circuit'), 600)}</p>")
 
 
 def _curves(result: Page, told: Told) -> None:

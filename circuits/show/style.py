@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from circuits.prompts.emotions import Emotion
 
-__all__ = ["EMOTION_COLOURS", "INK", "OPPOSES", "PALE", "SMALL", "SUPPORTS", "styled"]
+__all__ = ["DIVERGING", "EMOTION_COLOURS", "INK", "OPPOSES", "PALE", "SMALL", "SUPPORTS", "styled"]
 
 EMOTION_COLOURS: Mapping[Emotion, str] = {
     Emotion.ANGER: "#D55E00",
@@ -21,6 +21,8 @@ EMOTION_COLOURS: Mapping[Emotion, str] = {
 """Told apart with the common colour-vision deficiencies (Okabe & Ito 2008)."""
 
 SUPPORTS, OPPOSES = "#0072B2", "#D55E00"
+DIVERGING = ((0.0, "#EE8A50"), (0.5, "#FFFFFF"), (1.0, "#5FB0E5"))
+"""Of heat maps: orange opposes, blue supports, and dark letters can be read on all of it (contrast above 6)."""
 INK, PALE = "#222222", "#BBBBBB"
 SMALL = 12
 """Pixels of the letters at marks and in cells, the smallest there are; axes and legends have 14."""
@@ -35,6 +37,7 @@ def styled(figure: go.Figure, title: str, height: int = 420) -> go.Figure:
         margin={"l": 70, "r": 20, "t": 64, "b": 50},
         height=height,
     )
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
+    figure.update_xaxes(automargin=True, title_font_size=14)
+    figure.update_yaxes(automargin=True, title_font_size=14)
+    figure.update_annotations(font_size=14)
     return figure

@@ -32,19 +32,18 @@ def summary(circuits: Mapping[Emotion, Circuit]) -> str:
             continue
         rows.append([
             str(e), decimals(j["size"], 0), percents(j["faithfulness"], j["faithfulness_low"], j["faithfulness_high"]),
-            percents(j["random_mean"], more=f" (max {percent(max(j['random']))})"),
+            percents(j["random_mean"], more=f"largest {percent(max(j['random']))}"),
             *(_beside_random(j.get("ablations", {}).get(kind)) for kind in ("mean", "zero")), decimals(j["n"], 0), *last,
         ])  # fmt: skip
     head = ["emotion", "components", "faithfulness [95%]", "random circuits", "with data-set mean", "with zeros", "n scenarios",
             "six-way accuracy", "n texts"]  # fmt: skip
-    drawn = (
-        counts(c.judgement["random_n"] for c in circuits.values() if c.nodes)
-        if any(c.nodes for c in circuits.values())
-        else "0"
-    )
+    judged = [c.judgement for c in circuits.values() if c.nodes]
+    drawn = counts(j["random_n"] for j in judged) if judged else "none"
+    others = [k["random_n"] for j in judged for k in j.get("ablations", {}).values() if "random_n" in k]
     note = (
-        f"Faithfulness: share of what the model adds for the emotion that the circuit alone keeps. Random circuits of the same "
-        f"shape: mean and largest of {drawn}. With …: the same with what is outside the circuit replaced another way."
+        "Faithfulness: share of what the model adds for the emotion that the circuit alone keeps. Random circuits of the same "
+        f"shape: mean and largest of {drawn}. With data-set mean, with zeros: what is outside the circuit replaced another way"
+        + (f"; random circuits: mean and 97.5% of {counts(others)}." if others else ".")
     )
     return table(head, rows, "The six circuits", note)
 
@@ -53,9 +52,7 @@ def _beside_random(found: Mapping[str, Any] | None) -> Cell:
     """A faithfulness under another ablation, beside random circuits; a dash where there is none."""
     if found is None or "value" not in found:
         return _NONE
-    random = (
-        f"; random {percent(found['random_mean'])} (97.5%: {percent(found['random_high'])}, n = {found['random_n']})"
-    )
+    random = f"random {percent(found['random_mean'])}, 97.5%: {percent(found['random_high'])}"
     return percents(found["value"], found["low"], found["high"], random)
 
 
@@ -69,16 +66,16 @@ def judged(circuits: Mapping[Emotion, Circuit]) -> str:
         rest, stable, language = j["complement"], j.get("stability"), j.get("language")
         complete, minimal = j.get("completeness"), j.get("minimality")
         rows.append([
-            str(e), percents(rest["value"], rest["low"], rest["high"], f", n = {rest['n']}"),
+            str(e), percents(rest["value"], rest["low"], rest["high"], f"n = {rest['n']}"),
             _NONE if stable is None else Cell(
-                f"{decimal(stable['mean'])} [{decimal(stable['low'])}, {decimal(stable['high'])}], {stable['n']} resamples of "
-                f"{stable['scenarios']}", stable["mean"],
+                f"{decimal(stable['mean'])} [{decimal(stable['low'])}, {decimal(stable['high'])}]", stable["mean"],
+                f"{stable['n']} resamples of {stable['scenarios']}",
             ),
             _NONE if stable is None else Cell(f"{decimal(stable['chance'])} / {decimal(stable['ceiling'])}", stable["chance"]),
             _NONE if language is None else _cost(language),
             _NONE if complete is None else Cell(
-                f"{_ranged(complete['mean'])}, worst {_ranged(complete['worst'])}; random {decimal(complete['random_mean'])}",
-                complete["mean"]["value"],
+                _ranged(complete["mean"]), complete["mean"]["value"],
+                f"worst {_ranged(complete['worst'])}; random {decimal(complete['random_mean'])}",
             ),
             _NONE if minimal is None else Cell(f"{len(minimal['idle'])} of {len(minimal['largest'])}", len(minimal["idle"])),
         ])  # fmt: skip
@@ -97,9 +94,10 @@ def judged(circuits: Mapping[Emotion, Circuit]) -> str:
 def _cost(language: Mapping[str, Any]) -> Cell:
     ratio = language["ratio"]
     return Cell(
-        f"{_ranged(ratio)}, n = {language['texts']} texts; {ratio['random_n']} random circuits "
-        f"{decimal(ratio['random_mean'])} [{decimal(ratio['random_low'])}, {decimal(ratio['random_high'])}]",
+        _ranged(ratio),
         ratio["value"],
+        f"random {decimal(ratio['random_mean'])} [{decimal(ratio['random_low'])}, {decimal(ratio['random_high'])}]; "
+        f"n = {language['texts']} texts, {ratio['random_n']} random circuits",
     )
 
 
@@ -125,8 +123,8 @@ def shared(together: Mapping[str, Any]) -> str:
     chance = [v["chance"] for v in overlap["jaccard"].values()]
     core = ", ".join(overlap["core"]) or "none"
     return text + (
-        f"<p>In all {overlap['n']} circuits: {datum(core, 600)} ({len(overlap['core'])}; random circuits of the same shapes share "
-        f"{overlap['chance_core']:.1f}, p = {overlap['p_core']:.2g}). Jaccard of two circuits {min(pairs):.2f} to "
+        f"<p>In all {overlap['n']} circuits: {datum(core, 600)} ({len(overlap['core'])}; random circuits of the same shapes "
+        f"share {overlap['chance_core']:.1f}, p = {overlap['p_core']:.2g}). Jaccard of two circuits {min(pairs):.2f} to "
         f"{max(pairs):.2f}, by chance {min(chance):.2f} to {max(chance):.2f}.</p>"
     )
 
@@ -168,7 +166,7 @@ def reliability(found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
         [what, e, *map(decimals, values)] for what, by_emotion in found.items() for e, values in by_emotion.items()
     ]
     note = (
-        "Correlation of two halves of the scenarios on all components' effects, with the 95% range over 200 splits, and what two "
-        "sets of all scenarios would show (Spearman–Brown), select and test split."
+        "Correlation of two halves of the scenarios on all components' effects, with the 95% range over 200 splits, and what "
+        "two sets of all scenarios would show (Spearman–Brown), select and test split."
     )
     return table(["effects", "emotion", "halves", "2.5%", "97.5%", "whole"], rows, "Split-half reliability", note)

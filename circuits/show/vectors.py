@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from circuits.errors import RunError
 from circuits.prompts.emotions import EMOTIONS, Emotion
-from circuits.show.style import EMOTION_COLOURS, INK, OPPOSES, PALE, SMALL, SUPPORTS, styled
+from circuits.show.style import DIVERGING, EMOTION_COLOURS, INK, OPPOSES, PALE, SMALL, SUPPORTS, styled
 from circuits.show.words import counts
 
 __all__ = ["components", "cosines", "onset", "sublayers", "writers"]
@@ -26,7 +26,8 @@ def sublayers(table: pd.DataFrame) -> go.Figure:
     bound = float(np.abs(grid.to_numpy()).max()) or 1.0
     figure = go.Figure(
         go.Heatmap(
-            z=grid.to_numpy(), x=list(grid.columns), y=order, zmin=-bound, zmax=bound, colorscale="RdBu",
+            z=grid.to_numpy(), x=list(grid.columns), y=order, zmin=-bound, zmax=bound, colorscale=DIVERGING,
+            textfont={"color": INK},
             texttemplate="%{z:.2f}", colorbar={"title": "logits"}, hovertemplate="%{y}, %{x}: %{z:+.3f} logits<extra></extra>",
         )
     )  # fmt: skip
@@ -70,12 +71,18 @@ def cosines(vectors: NDArray[np.floating[Any]], states: list[str], wanted: list[
         # A direction that does not exist there has no cosine, rather than 0.
         v = np.where(np.linalg.norm(v, axis=1, keepdims=True) > 0, v, np.nan)
         heat = go.Heatmap(
-            z=v @ v.T, x=names, y=names, zmin=-1, zmax=1, colorscale="RdBu", texttemplate="%{z:.2f}", textfont={"size": SMALL},
+            z=v @ v.T, x=names, y=names, zmin=-1, zmax=1, colorscale=DIVERGING, text=_short(v @ v.T), texttemplate="%{text}",
+            textfont={"size": SMALL, "color": INK},
             showscale=column == len(wanted),
         )  # fmt: skip
         figure.add_trace(heat, row=1, col=column)
     figure.update_yaxes(autorange="reversed")
     return styled(figure, "Cosines between the six directions (chance for centred vectors: -0.2)", height=360)
+
+
+def _short(values: NDArray[np.floating[Any]]) -> list[list[str]]:
+    """Two places without the leading zero, so that a cell holds them; 1 and -1 are rounded to one digit."""
+    return [["" if x != x else f"{x:.2f}".replace("0.", ".").replace("1.00", "1") for x in row] for row in values]
 
 
 def writers(table: pd.DataFrame, e: Emotion) -> go.Figure:
@@ -86,7 +93,7 @@ def writers(table: pd.DataFrame, e: Emotion) -> go.Figure:
         "heads": "#56B4E9",
         "neurons": "#009E73",
         "rest": PALE,
-        "circuit": EMOTION_COLOURS[e],
+        "circuit": INK,
         "random circuits": INK,
     }
     for item, colour in colours.items():
@@ -104,7 +111,7 @@ def writers(table: pd.DataFrame, e: Emotion) -> go.Figure:
                 error_y=error,
                 name=item,
                 mode="lines+markers",
-                line={"color": colour, "dash": dash},
+                line={"color": colour, "dash": dash, "width": 3 if item == "circuit" else 1.5},
             )
         else:
             figure.add_bar(x=part["state"], y=part["share"], name=item, marker={"color": colour}, error_y=error)
