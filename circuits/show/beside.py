@@ -51,7 +51,7 @@ def effects(table: pd.DataFrame, e: Emotion) -> go.Figure:
     figure.update_yaxes(title="loss of the logit difference [logits]")
     figure.update_xaxes(title="where the direction is taken out")
     title = f"{e}: is ablating the circuit the same as taking the direction out? (n = {n} scenarios)"
-    return styled(figure, title, height=460)
+    return styled(figure, title, height=520)
 
 
 def effects_in_words(table: pd.DataFrame, e: Emotion) -> str:

@@ -15,9 +15,10 @@ from circuits.show.style import EMOTION_COLOURS, INK, OPPOSES, SMALL, SUPPORTS, 
 __all__ = ["circuit_graph"]
 
 _MAX_NODES = 40
-_RANKS = (6, 18, 30, math.inf)
-"""Nodes of one row that stand in one, two, three, four ranks."""
-_LIFT = 0.22
+_RANKS = (6, 14, 24, 34, math.inf)
+"""Nodes of one row that stand in one, two, three ... ranks: names of eight letters then keep apart on a page 680 wide."""
+_RANK = 0.45
+"""Distance of two ranks, as a share of that of two rows."""
 
 
 def circuit_graph(circuit: Circuit, n_layers: int, *, most: int = _MAX_NODES) -> go.Figure:
@@ -26,7 +27,12 @@ def circuit_graph(circuit: Circuit, n_layers: int, *, most: int = _MAX_NODES) ->
     Shows the ``most`` strongest nodes and the edges among them; the title says how many were left out.
     """
     nodes = sorted(circuit.nodes, key=lambda n: -abs(n.effect))[:most]
-    rows = [EMBED, *(f"L{layer} {half}" for layer in range(n_layers) for half in ("attn", "mlp")), str(circuit.emotion)]
+    names = [
+        EMBED,
+        *(f"L{layer} {half}" for layer in range(n_layers) for half in ("attn", "mlp")),
+        str(circuit.emotion),
+    ]
+    rows = _rows(nodes, names)
     place = _places(nodes, rows, circuit.emotion)
     figure = go.Figure()
     shown = [e for e in circuit.edges if e.source in place and e.target in place]
@@ -49,33 +55,52 @@ def circuit_graph(circuit: Circuit, n_layers: int, *, most: int = _MAX_NODES) ->
         textposition=["bottom center", "top center"], showlegend=False, hoverinfo="text",
         marker={"size": 16, "symbol": "square", "color": [INK, EMOTION_COLOURS[circuit.emotion]]},
     )  # fmt: skip
-    labels = ["tokens", *rows[1:-1], "read-out"]
+    top = rows[names[-1]]
     figure.update_yaxes(
-        tickvals=list(range(len(rows))), ticktext=labels, showgrid=True, zeroline=False, range=[-0.6, len(rows) - 0.3]
-    )
+        tickvals=list(rows.values()), ticktext=["tokens", *names[1:-1], "read-out"], showgrid=True, zeroline=False,
+        range=[-0.6, top + 0.7],
+    )  # fmt: skip
     figure.update_xaxes(visible=False, range=[-1.15, 1.15])
     left = len(circuit.nodes) - len(nodes)
     title = f"{circuit.emotion}: {len(circuit.nodes)} components" + (
         f", the {len(nodes)} strongest shown" if left else ""
     )
     figure.update_layout(legend={"orientation": "h", "y": -0.04})
-    return styled(figure, title, height=max(420, 62 * len(rows)))
+    return styled(figure, title, height=max(420, 62 * round(top + 1)))
 
 
-def _places(nodes: list[Node], rows: list[str], e: Emotion) -> dict[str, tuple[float, float]]:
-    """Nodes of a row spread over the width, strongest in the middle, wide rows in ranks so that labels keep apart."""
-    place = {EMBED: (0.0, 0.0), str(e): (0.0, float(len(rows) - 1))}
-    by_row: dict[str, list[Node]] = {}
+def _by_row(nodes: list[Node]) -> dict[str, list[Node]]:
+    found: dict[str, list[Node]] = {}
     for node in nodes:
-        by_row.setdefault(f"L{node.component.layer} {node.component.half}", []).append(node)
-    for row, members in by_row.items():
+        found.setdefault(f"L{node.component.layer} {node.component.half}", []).append(node)
+    return found
+
+
+def _ranks(members: list[Node]) -> int:
+    return next(count for count, most in enumerate(_RANKS, 1) if len(members) <= most)
+
+
+def _rows(nodes: list[Node], names: list[str]) -> dict[str, float]:
+    """Height of every row's middle; a row of several ranks takes the room they need."""
+    crowded = _by_row(nodes)
+    rows, edge = {}, -0.5
+    for name in names:
+        room = 1 + _RANK * (_ranks(crowded.get(name, [])) - 1)
+        rows[name] = edge + room / 2
+        edge += room
+    return rows
+
+
+def _places(nodes: list[Node], rows: Mapping[str, float], e: Emotion) -> dict[str, tuple[float, float]]:
+    """Nodes of a row spread over the width, strongest in the middle, many of them in ranks so that labels keep apart."""
+    place = {EMBED: (0.0, rows[EMBED]), str(e): (0.0, rows[str(e)])}
+    for row, members in _by_row(nodes).items():
         # Alternate outwards from the middle, so that the eye finds the strongest at once.
         order = members[1::2][::-1] + members[::2]
         x = np.linspace(-1, 1, len(order) + 2)[1:-1]
-        ranks = next(count for count, most in enumerate(_RANKS, 1) if len(order) <= most)
-        lifts = np.linspace(-_LIFT, _LIFT, ranks) if ranks > 1 else [0.0]
+        ranks = _ranks(members)
         for number, (node, across) in enumerate(zip(order, x, strict=True)):
-            place[node.name] = (float(across), rows.index(row) + float(lifts[number % ranks]))
+            place[node.name] = (float(across), rows[row] + _RANK * (number % ranks - (ranks - 1) / 2))
     return place
 
 

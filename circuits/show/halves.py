@@ -88,7 +88,7 @@ def misattribution(rates: pd.DataFrame) -> go.Figure:
             text=[f"of {n}" for n in rows["cells"]], textposition="outside",
         )  # fmt: skip
     figure.update_yaxes(title="share of layers", range=[0, 1.15], tickformat=".0%")
-    figure.update_layout(barmode="group")
+    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.12})
     n = counts(rates["n"])
     return styled(
         figure, f"Layers in which attention did most of what one reading shows (n = {n} scenarios)", height=420

@@ -85,11 +85,12 @@ def specificity(found: Mapping[str, Any]) -> go.Figure:
     text = [[_cell(found["loss"][f"{a}:{b}"], found["random"][f"{a}:{b}"]) for b in names] for a in rows]
     bound = float(np.abs(loss).max()) or 1.0
     heat = go.Heatmap(
-        z=loss, x=names, y=[f"{a} circuit" for a in rows], zmin=-bound, zmax=bound, colorscale=DIVERGING, text=text,
-        texttemplate="%{text}", textfont={"size": SMALL, "color": INK}, colorbar={"title": "logits"}, hoverinfo="skip",
+        z=loss, x=names, y=rows, zmin=-bound, zmax=bound, colorscale=DIVERGING, text=text,
+        texttemplate="%{text}", textfont={"size": SMALL, "color": INK}, showscale=False, hoverinfo="skip",
     )  # fmt: skip
     figure = go.Figure(heat)
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(autorange="reversed", title="circuit ablated")
+    figure.update_xaxes(title="emotion read", side="bottom")
     n = counts(one["n"] for one in found["loss"].values())
     title = f"Logits lost without the row's circuit [95%, n = {n} scenarios]; r: mean of {found['random_n']} random circuits"
     return styled(figure, title, height=130 + 62 * len(rows))

@@ -1,6 +1,8 @@
 "use strict";
 (() => {
   const PRINTED = 690; // pixels that fit between the margins of an A4 or letter page
+  const [LOW, SHRUNK] = [450, 0.75]; // high figures are lower on paper, so that two share a page
+  let printing = false;
   const coarse = matchMedia("(pointer: coarse)").matches;
   const waiting = [...document.querySelectorAll("script[data-figure]")];
   const drawn = [];
@@ -45,13 +47,24 @@
     }
   }
 
+  function sized(place, share, layout) {
+    place.shrunk = share;
+    const height = Math.round(place.layout.height * share);
+    place.style.height = `${height}px`;
+    Plotly.relayout(place, { ...layout, height });
+  }
+
+  // Twice in a row (print media and the event) it must not shrink twice.
   function print() {
+    if (printing) return;
+    printing = true;
     while (waiting.length) draw(waiting.shift());
-    for (const place of drawn) Plotly.relayout(place, { autosize: false, width: PRINTED });
+    for (const place of drawn) sized(place, place.layout.height > LOW ? SHRUNK : 1, { autosize: false, width: PRINTED });
   }
 
   function unprint() {
-    for (const place of drawn) Plotly.relayout(place, { autosize: true, width: null });
+    printing = false;
+    for (const place of drawn) sized(place, 1 / (place.shrunk ?? 1), { autosize: true, width: null });
   }
 
   // Numbers by number, other text by alphabet; what is missing comes last either way.

@@ -28,7 +28,9 @@ def sublayers(table: pd.DataFrame) -> go.Figure:
         go.Heatmap(
             z=grid.to_numpy(), x=list(grid.columns), y=order, zmin=-bound, zmax=bound, colorscale=DIVERGING,
             textfont={"color": INK},
-            texttemplate="%{z:.2f}", colorbar={"title": "logits"}, hovertemplate="%{y}, %{x}: %{z:+.3f} logits<extra></extra>",
+            texttemplate="%{z:.2f}",
+            colorbar={"title": {"text": "logits", "font": {"size": 14}}},
+            hovertemplate="%{y}, %{x}: %{z:+.3f} logits<extra></extra>",
         )
     )  # fmt: skip
     return styled(figure, "Total effect of each half-layer (exact)", height=max(320, 40 * len(order) + 120))
