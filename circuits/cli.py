@@ -79,6 +79,10 @@ def discover(
     thorough: Annotated[
         bool, typer.Option("--thorough", help="Also completeness and minimality, and all random circuits everywhere.")
     ] = False,
+    alpha: Annotated[float, typer.Option(help="Largest q-value of a component that may join a circuit.")] = 0.05,
+    edge_share: Annotated[
+        float, typer.Option(help="Smallest edge kept, as a share of the strongest into the same node.")
+    ] = 0.05,
     seed: Annotated[int, typer.Option(help="Seed of the random circuits.")] = 0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask, however long it takes.")] = False,
 ) -> None:
@@ -90,8 +94,10 @@ def discover(
     from circuits.settings import Settings
 
     settings = Settings(
-        ablation=member(Ablation, ablation), positions=member(Positions, positions), verify=verify, audit=audit, target=target,
-        random_circuits=random_circuits, method=method, patience=patience, thorough=thorough, seed=seed,
+        ablation=member(Ablation, ablation), positions=member(Positions, positions), verify=verify, audit=audit,
+        target=target,
+        random_circuits=random_circuits, method=method, patience=patience, thorough=thorough,
+        alpha=alpha, edge_share=edge_share, seed=seed,
     )  # fmt: skip
     rows = _prompts(prompts, answers)
     from circuits.show.terminal import show_run, watching
