@@ -209,7 +209,8 @@ def explore(
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
     model: Annotated[
-        str | None, typer.Option(help="The run's model, for what is computed live, where it does not come with the package.")
+        str | None,
+        typer.Option(help="The run's model, for what is computed live, where it does not come with the package."),
     ] = None,
     prompts: Annotated[
         str | None, typer.Option(help="The run's prompts, where they do not come with the package.")
@@ -218,7 +219,14 @@ def explore(
     """Walk through a run in the browser: graph, circuit and vector, what if, judge, compare, export. Ctrl-C ends it."""
     from circuits.exploring import explore as shown
 
-    shown(run, port=port, browser=browser, model=model, prompts=prompts, say=lambda text: _out.print(escape(text), soft_wrap=True))
+    shown(
+        run,
+        port=port,
+        browser=browser,
+        model=model,
+        prompts=prompts,
+        say=lambda text: _out.print(escape(text), soft_wrap=True),
+    )
 
 
 @app.command(epilog="Examples: circuits compare runs/before runs/after --html differences.html\n\n"

@@ -88,7 +88,7 @@ class Live:
             ModelLoadError, UnsupportedModelError, PromptError: what was named cannot be used.
         """
         about = run.manifest
-        ablation, positions = _settings(run)
+        _settings(run)  # damaged ones are found before a model is loaded
         model = _model(run, model, device)
         _require_same(run, "model", model.name, model.fingerprint)
         if prompts is None:

@@ -88,7 +88,9 @@ def restricted(circuit: Circuit, name: str) -> Circuit:
     return _circuit(only, links, (e,), {})
 
 
-def part(circuit: Circuit, components: Collection[str], edges: Collection[tuple[str, str, str]] | None = None) -> Circuit:
+def part(
+    circuit: Circuit, components: Collection[str], edges: Collection[tuple[str, str, str]] | None = None
+) -> Circuit:
     """The nodes of these names with the edges among them, the embedding and the read-outs; of the edges only those of these
     keys, where keys are given."""
     nodes = tuple(n for n in circuit.nodes if n.name in components)

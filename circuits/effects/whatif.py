@@ -245,7 +245,7 @@ def told(
     both = torch.cat([clean, changed])
     before, after = ({e: float(row[e.column]) for e in EMOTIONS} for row in readout(both))
     p = vocabulary.probabilities(both)
-    either = torch.cat([row.topk(top).indices for row in p]).unique()
+    either = torch.unique(torch.cat([row.topk(top).indices for row in p]))
     order = either[p[:, either].max(0).values.argsort(descending=True, stable=True)].tolist()
     words = [NextWord(vocabulary.word(i), i, float(p[0, i]), float(p[1, i])) for i in order]
     return before, after, tuple(words)

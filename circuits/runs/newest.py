@@ -20,7 +20,7 @@ def newest_run(folder: Path) -> Path:
     found = [path for path in sorted(folder.glob(f"*/{MANIFEST}")) if _finished(path)]
     if not found:
         raise RunError(
-            f"there is no finished run in {str(folder)!r} yet; make one with: circuits discover (or make discover), about two minutes"
+            f"there is no finished run in {str(folder)!r} yet; make one with: circuits discover (or make discover)"
         )
     return max(found, key=lambda path: path.stat().st_mtime).parent
 

@@ -1,7 +1,7 @@
 """The explorer as a Dash app: what happens when something is asked.
 
-Drawing, filters, paths, keys and undo live in the browser (``assets``) and need no round trip; what needs the run or the model is
-asked here. Every answer is an answer: what fails for a reason a reader can act on is shown in its place, in words.
+Drawing, filters, paths, keys and undo live in the browser (``assets``) and need no round trip; what needs the run or the model
+is asked here. Every answer is an answer: what fails for a reason a reader can act on is shown in its place, in words.
 """
 
 from __future__ import annotations
@@ -34,8 +34,15 @@ SELECTIONS = 20
 
 def make_app(desk: Desk) -> Dash:
     """The app of one run, guarded; :func:`circuits.show.explore.serving.serve` puts it on the loopback address."""
-    app = Dash("circuits.show.explore", title="Emotion circuits", update_title="", suppress_callback_exceptions=True, serve_locally=True,
-               assets_folder="assets", meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}])  # fmt: skip
+    app = Dash(
+        "circuits.show.explore",
+        title="Emotion circuits",
+        update_title="",
+        suppress_callback_exceptions=True,
+        serve_locally=True,
+        assets_folder="assets",
+        meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
+    )
     app.index_string = _INDEX
     app.layout = lambda: page(desk)
     _graph(app, desk)
@@ -89,9 +96,13 @@ def _graph(app: Dash, desk: Desk) -> None:
         return scene(desk.circuits, _emotions(emotions), desk.layout, desk.nulls)
 
     app.clientside_callback(
-        ClientsideFunction("explorer", "apply"), Output("drawn", "data"), Input("scene", "data"), Input("emotions", "value"),
-        *(Input(name, "value") for name in ("colour", "kinds", "from", "to", "effect", "edge", "only", "random")), State("fixed", "data"),
-    )  # fmt: skip
+        ClientsideFunction("explorer", "apply"),
+        Output("drawn", "data"),
+        Input("scene", "data"),
+        Input("emotions", "value"),
+        *(Input(name, "value") for name in ("colour", "kinds", "from", "to", "effect", "edge", "only", "random")),
+        State("fixed", "data"),
+    )
 
     @app.callback(Output("random-note", "children"), Input("random", "value"), Input("emotions", "value"))
     def random_note(number: object, emotions: object) -> Any:
@@ -99,7 +110,9 @@ def _graph(app: Dash, desk: Desk) -> None:
         if not str(number).isdigit():
             return "Drawn from the random circuits each was judged beside."
         some = [(e, desk.nulls[e][int(str(number))]) for e in chosen if int(str(number)) < len(desk.nulls[e])]
-        return "Faithfulness of this one: " + (", ".join(f"{e} {percent(r.faithfulness)}" for e, r in some) or "none was drawn")
+        return "Faithfulness of this one: " + (
+            ", ".join(f"{e} {percent(r.faithfulness)}" for e, r in some) or "none was drawn"
+        )
 
     @app.callback(Output("selection-view", "children"), Input("selection", "data"), Input("model-state", "children"))
     @_kindly(desk)
@@ -120,7 +133,12 @@ def _graph(app: Dash, desk: Desk) -> None:
 
 
 def _panel(app: Dash, desk: Desk) -> None:
-    @app.callback(Output("node-view", "children"), Input("picked", "data"), Input("emotions", "value"), Input("model-state", "children"))
+    @app.callback(
+        Output("node-view", "children"),
+        Input("picked", "data"),
+        Input("emotions", "value"),
+        Input("model-state", "children"),
+    )
     @_kindly(desk)
     def shown(picked: Any, emotions: Any, _state: Any) -> Any:
         return panel.node_panel(desk, None if picked is None else str(picked), [str(e) for e in _emotions(emotions)])
@@ -132,7 +150,13 @@ def _panel(app: Dash, desk: Desk) -> None:
 
 
 def _tabs(app: Dash, desk: Desk) -> None:
-    @app.callback(Output("vector-view", "children"), Input("tab", "data"), Input("vector-emotion", "value"), State("picked", "data"), State("emotions", "value"))
+    @app.callback(
+        Output("vector-view", "children"),
+        Input("tab", "data"),
+        Input("vector-emotion", "value"),
+        State("picked", "data"),
+        State("emotions", "value"),
+    )
     @_kindly(desk)
     def vector(tab: Any, emotion: Any, picked: Any, shown: Any) -> Any:
         if tab != "vector":
@@ -140,14 +164,21 @@ def _tabs(app: Dash, desk: Desk) -> None:
         chosen = _emotions([emotion]) or _emotions(shown)
         return views.vector_view(desk, str(chosen[0]) if chosen else None, None if picked is None else str(picked))
 
-    @app.callback(Output("picked", "data", allow_duplicate=True), Input("vector-nodes", "clickData"), prevent_initial_call=True)
+    @app.callback(
+        Output("picked", "data", allow_duplicate=True), Input("vector-nodes", "clickData"), prevent_initial_call=True
+    )
     def linked(click: Any) -> Any:
         try:
             return str(click["points"][0]["customdata"])[:40]
         except (KeyError, IndexError, TypeError):
             return no_update
 
-    app.clientside_callback(ClientsideFunction("explorer", "follow"), Output("loaded", "data", allow_duplicate=True), Input("picked", "data"), prevent_initial_call=True)
+    app.clientside_callback(
+        ClientsideFunction("explorer", "follow"),
+        Output("loaded", "data", allow_duplicate=True),
+        Input("picked", "data"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(Output("judge-view", "children"), Input("tab", "data"))
     @_kindly(desk)
@@ -156,7 +187,13 @@ def _tabs(app: Dash, desk: Desk) -> None:
             return no_update
         return [*views.judge_view(desk), *views.ledger_view(read_claims(desk.run.directory))]
 
-    @app.callback(Output("compare-view", "children"), Input("tab", "data"), Input("compare-run", "n_clicks"), Input("compare-emotion", "value"), State("compare-with", "value"))
+    @app.callback(
+        Output("compare-view", "children"),
+        Input("tab", "data"),
+        Input("compare-run", "n_clicks"),
+        Input("compare-emotion", "value"),
+        State("compare-with", "value"),
+    )
     @_kindly(desk)
     def compared(tab: Any, _clicks: Any, emotion: Any, name: Any) -> Any:
         if tab != "compare":
@@ -171,14 +208,36 @@ def _what_if(app: Dash, desk: Desk) -> None:
     def ids(tab: Any) -> Any:
         if tab != "whatif":
             return no_update
-        return [html.Option(value=i, label=visible(t["text"])[:80]) for i, t in desk.texts.items() if t["split"] == "test"][:600]
+        return [
+            html.Option(value=i, label=visible(t["text"])[:80]) for i, t in desk.texts.items() if t["split"] == "test"
+        ][:600]
 
-    @app.callback(Output("whatif-parts", "options"), Output("whatif-parts", "value"), Input("whatif-take", "n_clicks"), Input("whatif-one", "n_clicks"), State("selection", "data"), State("picked", "data"), prevent_initial_call=True)
+    @app.callback(
+        Output("whatif-parts", "options"),
+        Output("whatif-parts", "value"),
+        Input("whatif-take", "n_clicks"),
+        Input("whatif-one", "n_clicks"),
+        State("selection", "data"),
+        State("picked", "data"),
+        prevent_initial_call=True,
+    )
     def taken(_all: Any, _one: Any, selection: Any, picked: Any) -> Any:
-        names = [str(picked)[:40]] if ctx.triggered_id == "whatif-one" and picked else _names((selection or {}).get("names"))[:200]
+        names = (
+            [str(picked)[:40]]
+            if ctx.triggered_id == "whatif-one" and picked
+            else _names((selection or {}).get("names"))[:200]
+        )
         return [{"label": n, "value": n} for n in names], names
 
-    @app.callback(Output("whatif-view", "children"), Input("whatif-run", "n_clicks"), State("whatif-id", "value"), State("whatif-text", "value"), State("whatif-parts", "value"), State("whatif-factor", "value"), Input("model-state", "children"))
+    @app.callback(
+        Output("whatif-view", "children"),
+        Input("whatif-run", "n_clicks"),
+        State("whatif-id", "value"),
+        State("whatif-text", "value"),
+        State("whatif-parts", "value"),
+        State("whatif-factor", "value"),
+        Input("model-state", "children"),
+    )
     @_kindly(desk)
     def run(clicks: Any, prompt: Any, text: Any, parts: Any, factor: Any, _state: Any) -> Any:
         if desk.live is None:
@@ -191,7 +250,10 @@ def _what_if(app: Dash, desk: Desk) -> None:
         if not typed and not prompt:
             return html.P("There is no text yet: choose a prompt of the run or type one.", className="warn")
         if not typed and str(prompt) not in desk.texts:
-            return html.P(f"The run has no prompt {visible(prompt)[:80]!r}; choose one of the list, or type a text below it.", className="warn")
+            return html.P(
+                f"The run has no prompt {visible(prompt)[:80]!r}; choose one of the list, or type a text below it.",
+                className="warn",
+            )
         factors = {name: float(factor) for name in _names(parts)}
         if not factors:
             return html.P("No component is ticked: take the selection of the graph first.", className="warn")
@@ -199,10 +261,30 @@ def _what_if(app: Dash, desk: Desk) -> None:
 
 
 def _saving(app: Dash, desk: Desk) -> None:
-    app.clientside_callback(ClientsideFunction("explorer", "state"), Output("state", "data"), Input("save", "n_clicks"), State("work", "data"), prevent_initial_call=True)
-    app.clientside_callback(ClientsideFunction("explorer", "restore"), Output("loaded", "data", allow_duplicate=True), Input("loaded", "modified_timestamp"), State("loaded", "data"), prevent_initial_call=True)
+    app.clientside_callback(
+        ClientsideFunction("explorer", "state"),
+        Output("state", "data"),
+        Input("save", "n_clicks"),
+        State("work", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("explorer", "restore"),
+        Output("loaded", "data", allow_duplicate=True),
+        Input("loaded", "modified_timestamp"),
+        State("loaded", "data"),
+        prevent_initial_call=True,
+    )
 
-    @app.callback(Output("view-told", "children"), Output("views", "children"), Output("loaded", "data"), Input("state", "data"), Input("load", "n_clicks"), State("view-name", "value"), State("view-list", "value"))
+    @app.callback(
+        Output("view-told", "children"),
+        Output("views", "children"),
+        Output("loaded", "data"),
+        Input("state", "data"),
+        Input("load", "n_clicks"),
+        State("view-name", "value"),
+        State("view-list", "value"),
+    )
     def stored(state: Any, _load: Any, name: Any, wanted: Any) -> Any:
         told, loaded = "", no_update
         try:
@@ -225,7 +307,13 @@ def _saving(app: Dash, desk: Desk) -> None:
 def _export(app: Dash, desk: Desk) -> None:
     kinds = ("graphml", "json", "nodes", "edges")
 
-    @app.callback(Output("download", "data"), Output("export-told", "children"), *(Input(f"as-{k}", "n_clicks") for k in kinds), State("selection", "data"), prevent_initial_call=True)
+    @app.callback(
+        Output("download", "data"),
+        Output("export-told", "children"),
+        *(Input(f"as-{k}", "n_clicks") for k in kinds),
+        State("selection", "data"),
+        prevent_initial_call=True,
+    )
     def given(*values: Any) -> Any:
         kind = str(ctx.triggered_id or "")[3:]
         selection = values[-1]

@@ -86,7 +86,9 @@ class Desk:
     def require_run(self) -> None:
         """Raise RunError when the run was removed since the page was opened."""
         if not (self.run.directory / "manifest.json").is_file():
-            raise RunError(f"the run {self.run.directory} was removed or moved while this page was open; open another one")
+            raise RunError(
+                f"the run {self.run.directory} was removed or moved while this page was open; open another one"
+            )
 
     @property
     def layers(self) -> int:
@@ -143,7 +145,11 @@ class Desk:
         """Names of other runs beside this one, newest first."""
         parent = self.run.directory.resolve().parent
         try:
-            found = [p for p in parent.iterdir() if (p / "manifest.json").is_file() and p.name != self.run.directory.resolve().name]
+            found = [
+                p
+                for p in parent.iterdir()
+                if (p / "manifest.json").is_file() and p.name != self.run.directory.resolve().name
+            ]
         except OSError:
             return []
         return [p.name for p in sorted(found, key=lambda p: -_time(p))][:200]

@@ -19,7 +19,11 @@ from circuits.show.words import decimal, visible
 
 __all__ = ["acting", "compact", "effects_figure", "node_panel", "spread_figure", "tokens_view"]
 
-_METHODS = {"exact": ("circle", "#222222"), "gradient": ("circle-open", "#0072B2"), "direct": ("diamond-open", "#D55E00")}
+_METHODS = {
+    "exact": ("circle", "#222222"),
+    "gradient": ("circle-open", "#0072B2"),
+    "direct": ("diamond-open", "#D55E00"),
+}
 _TOP_EDGES, _TOP_TEXTS = 8, 4
 CONFIG = {"displaylogo": False, "responsive": True, "displayModeBar": False}
 
@@ -27,12 +31,20 @@ CONFIG = {"displaylogo": False, "responsive": True, "displayModeBar": False}
 def node_panel(desk: Desk, name: str | None, shown: Sequence[str]) -> Any:
     """Everything the run knows of a component; kind words where it knows nothing."""
     if not name:
-        return html.P("Pick a component in the graph: click it, or search for it. Its effects, edges and texts appear here.", className="note")
+        return html.P(
+            "Pick a component in the graph: click it, or search for it. Its effects, edges and texts appear here.",
+            className="note",
+        )
     if str(name).startswith("group:"):
         return html.P("A group. Ungroup it to see the panel of its members.", className="note")
     if name == EMBED:
-        return [html.H2("tokens"), html.P("The embedding: where all text enters. It is never ablated here; edges from it say who reads it directly."),
-                *_edges(desk, name, shown)]  # fmt: skip
+        return [
+            html.H2("tokens"),
+            html.P(
+                "The embedding: where all text enters. It is never ablated here; edges from it say who reads it directly."
+            ),
+            *_edges(desk, name, shown),
+        ]
     if name in {str(e) for e in EMOTIONS}:
         return [html.H2(f"read-out of {name}"), html.P(_readout(desk, Emotion(name))), *_edges(desk, name, shown)]
     try:
@@ -83,16 +95,21 @@ def _largest(rows: pd.DataFrame) -> Emotion | None:
 
 def _graph(figure: go.Figure, name: str | None = None) -> Any:
     more = {} if name is None else {"id": name}
-    return dcc.Graph(figure=figure, config=CONFIG, responsive=True, style={"height": f"{figure.layout.height or 260}px"}, **more)
+    return dcc.Graph(
+        figure=figure, config=CONFIG, responsive=True, style={"height": f"{figure.layout.height or 260}px"}, **more
+    )
 
 
 def compact(figure: go.Figure, title: str, height: int) -> go.Figure:
     """The look of figures in a narrow panel."""
     figure.update_layout(
-        title={"text": title, "font": {"size": 13}, "x": 0, "xref": "paper"}, template="plotly_white", height=height,
-        margin={"l": 64, "r": 10, "t": 34, "b": 34}, font={"family": "system-ui, sans-serif", "size": 12},
+        title={"text": title, "font": {"size": 13}, "x": 0, "xref": "paper"},
+        template="plotly_white",
+        height=height,
+        margin={"l": 64, "r": 10, "t": 34, "b": 34},
+        font={"family": "system-ui, sans-serif", "size": 12},
         legend={"orientation": "h", "y": -0.18},
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -106,11 +123,21 @@ def effects_figure(rows: pd.DataFrame, name: str) -> go.Figure:
         some = rows[rows["method"] == method].set_index("emotion").reindex(names)
         shift = (number - (len(methods) - 1) / 2) * 0.24
         figure.add_scatter(
-            x=some["effect"], y=[i + shift for i in range(len(names))], mode="markers", name=method,
-            error_x={"type": "data", "array": some["high"] - some["effect"], "arrayminus": some["effect"] - some["low"], "thickness": 1.2, "width": 2},
+            x=some["effect"],
+            y=[i + shift for i in range(len(names))],
+            mode="markers",
+            name=method,
+            error_x={
+                "type": "data",
+                "array": some["high"] - some["effect"],
+                "arrayminus": some["effect"] - some["low"],
+                "thickness": 1.2,
+                "width": 2,
+            },
             marker={"symbol": symbol, "color": colour, "size": 8},
-            hovertemplate=f"{method}, %{{customdata}}: %{{x:+.3f}} logits<extra></extra>", customdata=names,
-        )  # fmt: skip
+            hovertemplate=f"{method}, %{{customdata}}: %{{x:+.3f}} logits<extra></extra>",
+            customdata=names,
+        )
     figure.add_vline(x=0, line={"color": "#999999", "width": 1})
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed")
     n = int(rows["n"].max())
@@ -120,11 +147,19 @@ def effects_figure(rows: pd.DataFrame, name: str) -> go.Figure:
 def _table(rows: pd.DataFrame) -> Any:
     head = html.Tr([html.Th(t, scope="col") for t in ("emotion", "method", "effect [95%], logits", "q")])
     body = [
-        html.Tr([html.Th(str(r["emotion"]), scope="row"), html.Td(str(r["method"])),
-                 html.Td(f"{r['effect']:+.3f} [{decimal(r['low'], 3)}, {decimal(r['high'], 3)}]"), html.Td(decimal(r["q"], 4))])
+        html.Tr(
+            [
+                html.Th(str(r["emotion"]), scope="row"),
+                html.Td(str(r["method"])),
+                html.Td(f"{r['effect']:+.3f} [{decimal(r['low'], 3)}, {decimal(r['high'], 3)}]"),
+                html.Td(decimal(r["q"], 4)),
+            ]
+        )
         for r in rows.to_dict("records")
-    ]  # fmt: skip
-    return html.Details([html.Summary("The numbers"), html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="wide")])
+    ]
+    return html.Details(
+        [html.Summary("The numbers"), html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="wide")]
+    )
 
 
 def _cosines(desk: Desk, name: str) -> list[Any]:
@@ -138,12 +173,26 @@ def _cosines(desk: Desk, name: str) -> list[Any]:
         some = rows[rows["emotion"] == str(e)]
         if len(some):
             last = some.iloc[-1]
-            body.append(html.Tr([html.Th(str(e), scope="row"), html.Td(decimal(last["cosine"])),
-                                 html.Td(f"{_tenth(last['share'])}% [{_tenth(last['low'])}, {_tenth(last['high'])}]")]))  # fmt: skip
+            body.append(
+                html.Tr(
+                    [
+                        html.Th(str(e), scope="row"),
+                        html.Td(decimal(last["cosine"])),
+                        html.Td(f"{_tenth(last['share'])}% [{_tenth(last['low'])}, {_tenth(last['high'])}]"),
+                    ]
+                )
+            )
     state, n = rows.iloc[-1]["state"], int(rows.iloc[-1]["n"])
     head = html.Tr([html.Th(t, scope="col") for t in ("direction", "cosine", "share written [95%]")])
-    return [html.H3("What it writes, against the directions"), html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="wide"),
-            html.P(f"At {state}, n = {n} scenarios; only emotions whose circuit holds it. The cosine is an estimate without an interval.", className="note")]  # fmt: skip
+    return [
+        html.H3("What it writes, against the directions"),
+        html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="wide"),
+        html.P(
+            f"At {state}, n = {n} scenarios; only emotions whose circuit holds it. The cosine is given "
+            "without an interval.",
+            className="note",
+        ),
+    ]
 
 
 def _tenth(share: float) -> str:
@@ -167,16 +216,24 @@ def _edges(desk: Desk, name: str, shown: Sequence[str]) -> list[Any]:
             continue
         best = sorted(some, key=lambda pair: -abs(pair[1].weight))
         items = [
-            html.Li([html.Button(getattr(d, end), className="link", **{"data-node": getattr(d, end)}),
-                     f" {d.weight:+.3f} [{decimal(d.low, 3)}, {decimal(d.high, 3)}] {e}" + (f" <{d.input}>" if d.input else "") + ("" if d.kind in ("exact", "direct") else f", {d.kind}")])
+            html.Li(
+                [
+                    html.Button(getattr(d, end), className="link", **{"data-node": getattr(d, end)}),
+                    f" {d.weight:+.3f} [{decimal(d.low, 3)}, {decimal(d.high, 3)}] {e}"
+                    + (f" <{d.input}>" if d.input else "")
+                    + ("" if d.kind in ("exact", "direct") else f", {d.kind}"),
+                ]
+            )
             for e, d in best[:_TOP_EDGES]
-        ]  # fmt: skip
+        ]
         more = f"{len(best) - _TOP_EDGES} weaker ones not listed." if len(best) > _TOP_EDGES else ""
         parts += [html.H3(f"{title} [logits]"), html.Ul(items, className="edges"), html.P(more, className="note")]
     return parts
 
 
-def acting(desk: Desk, name: str, e: Emotion) -> tuple[list[tuple[Mapping[str, str], float]], list[tuple[Mapping[str, str], float]]]:
+def acting(
+    desk: Desk, name: str, e: Emotion
+) -> tuple[list[tuple[Mapping[str, str], float]], list[tuple[Mapping[str, str], float]]]:
     """The test texts of an emotion on which a component does most and least for it."""
     pairs = desk.acting(name, e)
     top = min(_TOP_TEXTS, len(pairs) // 2)
@@ -189,9 +246,17 @@ def spread_figure(desk: Desk, name: str) -> go.Figure:
     for e in EMOTIONS:
         values = [value for _, value in desk.acting(name, e)]
         figure.add_box(
-            x=values, name=str(e), boxpoints="all", pointpos=0, jitter=0.5, line={"width": 1}, fillcolor="rgba(0,0,0,0)",
-            marker={"color": EMOTION_COLOURS[e], "size": 4}, showlegend=False, hovertemplate="%{x:+.3f} logits<extra></extra>",
-        )  # fmt: skip
+            x=values,
+            name=str(e),
+            boxpoints="all",
+            pointpos=0,
+            jitter=0.5,
+            line={"width": 1},
+            fillcolor="rgba(0,0,0,0)",
+            marker={"color": EMOTION_COLOURS[e], "size": 4},
+            showlegend=False,
+            hovertemplate="%{x:+.3f} logits<extra></extra>",
+        )
     figure.update_yaxes(autorange="reversed")
     return compact(figure, "Text by text: effect on each emotion's own test texts [logits]", 270)
 
@@ -206,17 +271,35 @@ def _texts(desk: Desk, name: str, e: Emotion) -> list[Any]:
         return []
 
     def listed(some: Sequence[tuple[Mapping[str, str], float]]) -> Any:
-        return html.Ul([html.Li([html.Code(f"{value:+.3f}"), " ", html.Span(_cut(text["text"])), html.Span(f" ({_cut(text['id'], 40)})", className="note")]) for text, value in some], className="texts")  # fmt: skip
+        return html.Ul(
+            [
+                html.Li(
+                    [
+                        html.Code(f"{value:+.3f}"),
+                        " ",
+                        html.Span(_cut(text["text"])),
+                        html.Span(f" ({_cut(text['id'], 40)})", className="note"),
+                    ]
+                )
+                for text, value in some
+            ],
+            className="texts",
+        )
 
     ids = [text["id"] for text, _ in (*most, *least)]
     options = [{"label": f"{_cut(i, 40)}: {_cut(desk.texts[i]['text'], 60)}", "value": i} for i in dict.fromkeys(ids)]
     return [
         html.H3(f"Where it acts, {e} texts"),
-        html.H4("most [logits]"), listed(most), html.H4("least [logits]"), listed(least), _graph(figure),
-        html.H3("What it looks at"), html.Label("Prompt", htmlFor="look-id"),
+        html.H4("most [logits]"),
+        listed(most),
+        html.H4("least [logits]"),
+        listed(least),
+        _graph(figure),
+        html.H3("What it looks at"),
+        html.Label("Prompt", htmlFor="look-id"),
         dcc.Dropdown(options, ids[0], id="look-id", clearable=False, searchable=False),
         html.Div(id="look-view"),
-    ]  # fmt: skip
+    ]
 
 
 def _cut(text: str, most: int = 400) -> str:
@@ -237,10 +320,22 @@ def _words(desk: Desk, name: str, e: Emotion) -> list[Any]:
     def listed(some: Sequence[Sequence[Any]]) -> Any:
         return html.Td(html.Ul([html.Li([html.Code(_cut(str(word), 30)), f" {value:+.2f}"]) for word, value in some]))
 
-    table = html.Table([html.Thead(html.Tr([html.Th("promotes", scope="col"), html.Th("suppresses", scope="col")])),
-                        html.Tbody(html.Tr([listed(lens["promoted"]), listed(lens["suppressed"])]))], className="words")  # fmt: skip
-    return [title, table, html.P("Logit lens: its write through the frozen final norm and the unembedding, centred over the vocabulary [logits]; "
-                                 "a description without an interval, not an effect.", className="note")]  # fmt: skip
+    table = html.Table(
+        [
+            html.Thead(html.Tr([html.Th("promotes", scope="col"), html.Th("suppresses", scope="col")])),
+            html.Tbody(html.Tr([listed(lens["promoted"]), listed(lens["suppressed"])])),
+        ],
+        className="words",
+    )
+    return [
+        title,
+        table,
+        html.P(
+            "Logit lens: its write through the frozen final norm and the unembedding, centred over the vocabulary [logits]; "
+            "a description without an interval, not an effect.",
+            className="note",
+        ),
+    ]
 
 
 def tokens_view(desk: Desk, prompt: str, name: str) -> Any:
@@ -254,14 +349,29 @@ def tokens_view(desk: Desk, prompt: str, name: str) -> Any:
     tokens = [_cut(str(t), 24) for t in found["tokens"]]
     labels = [f"{i} {t}" for i, t in enumerate(tokens)]
     if found.get("pattern") is not None:
-        heat = go.Heatmap(z=found["pattern"], x=labels, y=labels, colorscale="Blues", zmin=0, zmax=1, showscale=False,
-                          hovertemplate="%{y} looks at %{x}: %{z:.2f}<extra></extra>")  # fmt: skip
+        heat = go.Heatmap(
+            z=found["pattern"],
+            x=labels,
+            y=labels,
+            colorscale="Blues",
+            zmin=0,
+            zmax=1,
+            showscale=False,
+            hovertemplate="%{y} looks at %{x}: %{z:.2f}<extra></extra>",
+        )
         figure = go.Figure(heat)
         figure.update_yaxes(autorange="reversed", tickfont={"size": 9}, automargin=True)
         figure.update_xaxes(tickfont={"size": 9}, tickangle=-60, automargin=True)
         return _graph(compact(figure, "Attention: row looks at column", max(300, 13 * len(tokens) + 120)))
     values = found["activations"]
-    figure = go.Figure(go.Bar(x=values, y=labels, orientation="h", marker={"color": ["#0072B2" if v >= 0 else "#D55E00" for v in values]},
-                              hovertemplate="%{y}: %{x:+.3f}<extra></extra>"))  # fmt: skip
+    figure = go.Figure(
+        go.Bar(
+            x=values,
+            y=labels,
+            orientation="h",
+            marker={"color": ["#0072B2" if v >= 0 else "#D55E00" for v in values]},
+            hovertemplate="%{y}: %{x:+.3f}<extra></extra>",
+        )
+    )
     figure.update_yaxes(autorange="reversed", tickfont={"size": 9}, automargin=True)
     return _graph(compact(figure, "Activation at each token", max(260, 14 * len(tokens) + 70)))

@@ -124,7 +124,10 @@ def random_circuits(circuit: Circuit, sizes: Sizes, seed: int, count: int) -> tu
 
 
 def scene(
-    circuits: Mapping[Emotion, Circuit], wanted: Sequence[Emotion], found: Layout, nulls: Mapping[Emotion, Sequence[Random]]
+    circuits: Mapping[Emotion, Circuit],
+    wanted: Sequence[Emotion],
+    found: Layout,
+    nulls: Mapping[Emotion, Sequence[Random]],
 ) -> dict[str, Any]:
     """Nodes and edges of some emotions, every number by emotion: ``[effect, low, high, q, exact, direct, member]`` for nodes,
     ``[weight, low, high, kind]`` for edges; a missing number is None."""  # fmt: skip
@@ -144,7 +147,8 @@ def scene(
             values.update(_effects(node, e, wanted, values))
         for edge in circuits[e].edges:
             one = edges.setdefault(
-                key(edge), {"id": key(edge), "source": edge.source, "target": edge.target, "input": edge.input, "by": {}}
+                key(edge),
+                {"id": key(edge), "source": edge.source, "target": edge.target, "input": edge.input, "by": {}},
             )
             one["by"][str(e)] = _weight(edge)
         for number, random in enumerate(nulls.get(e, ())):
