@@ -22,8 +22,8 @@ PUBLIC = [
     "EMOTIONS", "Ablation", "Certified", "Circuit", "CircuitsError", "Component", "Directions", "Effects", "Emotion",
     "Live", "Method", "Model", "Planted", "Positions", "Prompts", "Run", "Settings", "Sweep", "__version__", "allocate",
     "capture", "certify", "contrast", "discover", "dose_response", "estimate_directions", "explore", "figures", "grand_mean",
-    "half_layers", "head_importance", "influence_slope", "load", "measure", "measure_positions", "neuron_contributions", "open_run",
-    "open_sweep", "planted", "probe", "read_circuit", "read_prompts", "same_effect", "several_mechanisms",
+    "half_layers", "head_importance", "influence_slope", "load", "measure", "measure_positions", "neuron_contributions",
+    "open_run", "open_sweep", "planted", "probe", "read_circuit", "read_prompts", "same_effect", "several_mechanisms",
     "sublayer_influence", "sweep", "testing", "validate_prompts", "wang_circuit",
 ]  # fmt: skip
 

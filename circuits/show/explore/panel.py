@@ -317,25 +317,25 @@ def _words(desk: Desk, name: str, e: Emotion) -> list[Any]:
     except CircuitsError as error:
         return [title, html.P(visible(error), className="note")]
 
-    def listed(some: Sequence[Sequence[Any]]) -> Any:
-        return html.Td(html.Ul([html.Li([html.Code(_cut(str(word), 30)), f" {value:+.2f}"]) for word, value in some]))
+    def listed(some: Sequence[Mapping[str, Any]]) -> Any:
+        return html.Td(html.Ul([html.Li([html.Code(_cut(str(w["word"]), 30)), f" {_lens(w)}"]) for w in some]))
 
-    table = html.Table(
-        [
-            html.Thead(html.Tr([html.Th("promotes", scope="col"), html.Th("suppresses", scope="col")])),
-            html.Tbody(html.Tr([listed(lens["promoted"]), listed(lens["suppressed"])])),
-        ],
-        className="words",
-    )
+    heads = html.Tr([html.Th(t, scope="col") for t in ("promotes", "suppresses")])
+    rows = html.Tr([listed(lens["promoted"]), listed(lens["suppressed"])])
+    n = f", n = {lens['n']} scenarios" if lens["n"] else ""
     return [
         title,
-        table,
+        html.Table([html.Thead(heads), html.Tbody(rows)], className="words"),
         html.P(
-            "Logit lens: its write through the frozen final norm and the unembedding, centred over the vocabulary [logits]; "
-            "a description without an interval, not an effect.",
+            f"Logit lens [logits]: {_cut(lens['what'])}{n}. A description of what it writes, not an effect.",
             className="note",
         ),
     ]
+
+
+def _lens(word: Mapping[str, Any]) -> str:
+    interval = "" if word["low"] is None else f" [{word['low']:+.2f}, {word['high']:+.2f}]"
+    return f"{word['logit']:+.2f}{interval}"
 
 
 def tokens_view(desk: Desk, prompt: str, name: str) -> Any:
