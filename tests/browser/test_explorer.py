@@ -1,0 +1,409 @@
+"""The explorer as a user meets it, in headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ET  # what is read here was written here a moment ago
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser.conftest import Watched, serving
+
+from circuits.circuit.formats import from_graphml, from_node_link
+from circuits.prompts.emotions import EMOTIONS, Emotion
+from circuits.runs.directory import Run, open_run
+
+pytestmark = [pytest.mark.slow]
+
+Open = Callable[..., Any]
+
+
+def shown(page: Any) -> set[str]:
+    """Names of the components drawn."""
+    names = page.evaluate(
+        "explorer.cy().nodes().filter(n => !n.hasClass('row') && !n.hasClass('end') && !n.hasClass('random')).map(n => n.id())"
+    )
+    return set(names)
+
+
+def drawn_again(page: Any, act: Callable[[], Any]) -> None:
+    """Do something and wait until the graph has been drawn anew."""
+    before = page.get_attribute("#graph", "data-drawn")
+    act()
+    page.wait_for_function(f"document.getElementById('graph').dataset.drawn !== '{before}'")
+
+
+def tick(page: Any, name: str, value: str) -> None:
+    drawn_again(page, lambda: page.click(f"#{name} input[value='{value}']"))
+
+
+def fill(page: Any, name: str, value: str) -> None:
+    """A number or a slider."""
+    script = """([id, value]) => { const el = document.getElementById(id);
+        Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(el, value);
+        el.dispatchEvent(new Event('input', { bubbles: true })); el.dispatchEvent(new Event('change', { bubbles: true })); }"""
+    drawn_again(page, lambda: page.evaluate(script, [name, value]))
+
+
+def text(page: Any, selector: str) -> str:
+    return str(page.inner_text(selector))
+
+
+def test_it_opens_with_the_first_emotion_and_says_what_is_drawn(opened: Open, embedded_run: Run) -> None:
+    page = opened()
+    first = next(e for e in EMOTIONS if embedded_run.circuit(e).nodes)
+    circuit = embedded_run.circuit(first)
+    assert shown(page) == {n.name for n in circuit.nodes}
+    assert f"{len(circuit.nodes)} of {len(circuit.nodes)} components" in text(page, "#counts")
+    assert f"{len(circuit.edges)} of {len(circuit.edges)} edges" in text(page, "#counts")
+    assert page.evaluate("explorer.cy().edges().length") == len(circuit.edges)
+
+
+def test_every_mark_shows_the_interval_and_how_it_was_measured(opened: Open, embedded_run: Run) -> None:
+    page = opened("emotions=fear")
+    nodes = {n.name: n for n in embedded_run.circuit("fear").nodes}
+    drawn = page.evaluate("Object.fromEntries(explorer.cy().nodes('[pies]').map(n => [n.id(), n.data()]))")
+    assert set(drawn) == set(nodes)
+    for name, node in nodes.items():
+        crosses = not node.low * node.high > 0
+        assert (drawn[name]["core"] == "0%") == (crosses or not node.verified)
+        assert (drawn[name]["line"] == "dashed") == (not node.verified)
+        assert drawn[name]["colour"] == ("#0072B2" if node.effect >= 0 else "#D55E00")
+    strongest = max(nodes.values(), key=lambda n: max(abs(n.low), abs(n.high)))
+    assert drawn[strongest.name]["size"] == max(d["size"] for d in drawn.values())
+
+
+def test_filters_leave_everything_at_its_place(opened: Open, embedded_run: Run) -> None:
+    page = opened("emotions=fear")
+    place = "Object.fromEntries(explorer.cy().nodes().map(n => [n.id(), [n.position('x'), n.position('y')]]))"
+    before = page.evaluate(place)
+    tick(page, "emotions", "anger")
+    both = {n.name for e in ("fear", "anger") for n in embedded_run.circuit(e).nodes}
+    assert shown(page) == both
+    after = page.evaluate(place)
+    assert all(after[name] == at for name, at in before.items())
+    shared = {n.name for n in embedded_run.circuit("fear").nodes} & {n.name for n in embedded_run.circuit("anger").nodes}
+    assert shared, "the test needs a component that both circuits have"
+    slices = page.evaluate("Object.fromEntries(explorer.cy().nodes('[pies]').map(n => [n.id(), n.data('s2')]))")
+    assert {name for name, share in slices.items() if share > 0} == shared
+    tick(page, "only", "shared")
+    assert shown(page) == shared
+    tick(page, "only", "shared")
+    tick(page, "kinds", "neuron")
+    assert shown(page) == {name for name in both if "H" in name}
+
+
+def test_layers_effects_edges_and_exact_ones(opened: Open, embedded_run: Run) -> None:
+    page = opened("emotions=fear")
+    circuit = embedded_run.circuit("fear")
+    fill(page, "to", "1")
+    assert shown(page) == {n.name for n in circuit.nodes if n.component.layer <= 1}
+    fill(page, "to", "3")
+    top = max(abs(n.effect) for n in circuit.nodes)
+    fill(page, "effect", "0.2")
+    assert shown(page) == {n.name for n in circuit.nodes if abs(n.effect) >= 0.2 * top}
+    fill(page, "effect", "0")
+    heaviest = max(abs(d.weight) for d in circuit.edges)
+    fill(page, "edge", "0.1")
+    assert page.evaluate("explorer.cy().edges().length") == sum(abs(d.weight) >= 0.1 * heaviest for d in circuit.edges)
+    tick(page, "only", "verified")
+    assert shown(page) == {n.name for n in circuit.nodes if n.verified}
+
+
+def test_the_address_holds_the_view(opened: Open, embedded_run: Run) -> None:
+    page = opened("emotions=fear")
+    name = embedded_run.circuit("fear").nodes[0].name
+    tick(page, "emotions", "anger")
+    page.fill("#search", name)
+    page.press("#search", "Enter")
+    page.wait_for_function(f"location.search.includes('node={name}')")
+    query = page.evaluate("location.search.slice(1)")
+    assert "emotions=anger%2Cfear" in query or "emotions=fear%2Canger" in query
+    again = opened(query)
+    again.wait_for_function(f"explorer.picked === '{name}' && explorer.filters().emotions.length === 2")
+    again.wait_for_selector(f"#node-view h2:has-text('{name}')")
+
+
+def test_an_address_that_asks_for_nonsense_says_so(opened: Open) -> None:
+    page = opened("emotions=fear,joy&node=L99H1")
+    page.wait_for_selector("#node-view .warn")
+    assert "L99H1 is not in this model" in text(page, "#node-view")
+    page = opened("node=%3Cscript%3Ealert(1)%3C/script%3E")
+    page.wait_for_function("document.getElementById('note').textContent.includes('is no component')")
+    page = opened("emotions=joy")
+    page.wait_for_function("document.getElementById('note').textContent.includes('joy')")
+
+
+def test_the_panel_knows_what_the_run_knows(opened: Open, embedded_run: Run) -> None:
+    node = max(embedded_run.circuit("fear").nodes, key=lambda n: abs(n.effect))
+    page = opened(f"emotions=fear&node={node.name}")
+    page.wait_for_selector("#look-view .js-plotly-plot")
+    page.wait_for_selector("#node-view .words")
+    said = text(page, "#node-view")
+    assert node.name in said
+    assert "promotes" in said
+    page.click("#node-view details summary")
+    rows = embedded_run.effects.rows(node.name)
+    exact = rows[(rows["emotion"] == "fear") & (rows["method"] == "exact")].iloc[0]
+    assert f"{exact['effect']:+.3f} [{exact['low']:.3f}, {exact['high']:.3f}]" in text(page, "#node-view details")
+    values = embedded_run.effects.of_component(node.name)[:, Emotion("fear").column]
+    test_ids = {i for i in embedded_run.effects.prompt_ids if i.endswith("-fear")}
+    most = max(v for i, v in zip(embedded_run.effects.prompt_ids, values, strict=True) if i in test_ids and i in said)
+    assert f"{most:+.3f}" in said
+
+
+def test_a_path_is_lit_from_a_node_to_its_read_out_and_back(opened: Open, embedded_run: Run) -> None:
+    circuit = embedded_run.circuit("fear")
+    name = next(n.name for n in circuit.nodes if n.component.layer == 0)
+    page = opened(f"emotions=fear&node={name}")
+    page.wait_for_function(f"explorer.picked === '{name}'")
+    page.click("#up")
+    graph = circuit.to_networkx()
+    import networkx as nx
+
+    faint = set(page.evaluate("explorer.cy().nodes('.faint').map(n => n.id())"))
+    bright = shown(page) - faint
+    assert bright == ({name} | nx.descendants(graph, name)) & shown(page)
+    page.click("#down")
+    faint = set(page.evaluate("explorer.cy().nodes('.faint').map(n => n.id())"))
+    assert shown(page) - faint == ({name} | nx.ancestors(graph, name)) & shown(page)
+    page.click("#down")
+    assert page.evaluate("explorer.cy().elements('.faint').length") == 0
+
+
+def test_random_circuits_stand_beside_the_found_one(opened: Open, desk: Any) -> None:
+    page = opened("emotions=fear")
+    tick(page, "random", "0")
+    drawn = set(page.evaluate("explorer.cy().nodes('.random').map(n => n.id())"))
+    random = desk.nulls[Emotion.FEAR][0]
+    assert drawn == {c.name for c in random.components} - {n.name for n in desk.circuits[Emotion.FEAR].nodes}
+    page.wait_for_function(f"document.getElementById('random-note').textContent.includes('{100 * random.faithfulness:.0f}%')")
+
+
+def test_work_is_undone_and_done_again(opened: Open, embedded_run: Run) -> None:
+    nodes = [n.name for n in embedded_run.circuit("fear").nodes]
+    page = opened(f"emotions=fear&node={nodes[0]}")
+    page.wait_for_function(f"explorer.picked === '{nodes[0]}'")
+    page.click("#hide")
+    assert nodes[0] not in shown(page)
+    page.click("#undo")
+    assert nodes[0] in shown(page)
+    page.click("#redo")
+    assert nodes[0] not in shown(page)
+    page.click("#show-all")
+    assert nodes[0] in shown(page)
+    page.evaluate(f"explorer.pick('{nodes[1]}')")
+    page.click("#pin")
+    fill(page, "effect", "1")
+    assert nodes[1] in shown(page)
+    fill(page, "effect", "0")
+    page.evaluate(f"explorer.cy().$id('{nodes[2]}').select(); explorer.cy().$id('{nodes[3]}').select()")
+    page.fill("#name", "two of them")
+    page.click("#group")
+    assert {nodes[2], nodes[3]} & shown(page) == set()
+    assert page.evaluate("explorer.cy().nodes('.group').map(n => n.data('label'))") == ["two of them (2)"]
+    edges = embedded_run.circuit("fear").edges
+    into = {d.source for d in edges if d.target in nodes[2:4] and d.source not in nodes[2:4]}
+    assert set(page.evaluate("explorer.cy().nodes('.group').incomers('node').map(n => n.id())")) == into
+    page.click("#undo")
+    assert {nodes[2], nodes[3]} <= shown(page)
+
+
+def test_the_selection_shows_what_it_carries(opened: Open, desk: Any) -> None:
+    page = opened("emotions=fear")
+    page.wait_for_selector("#selection-view table")
+    names = [n.name for n in desk.circuits[Emotion.FEAR].nodes]
+    found = desk.live.selection("fear", names)
+    assert f"{100 * found.value:.0f}%" in text(page, "#selection-view")
+    assert f"n = {found.n} scenarios" in text(page, "#selection-view")
+    some = names[:3]
+    page.evaluate(f"for (const id of {json.dumps(some)}) explorer.cy().$id(id).select()")
+    page.wait_for_function("document.getElementById('selection-view').innerText.includes('3 components')")
+    assert f"{100 * desk.live.selection('fear', some).value:.0f}%" in text(page, "#selection-view")
+
+
+def test_a_view_is_saved_and_comes_back(opened: Open, embedded_run: Run) -> None:
+    nodes = [n.name for n in embedded_run.circuit("fear").nodes]
+    page = opened(f"emotions=fear&node={nodes[0]}")
+    page.wait_for_function(f"explorer.picked === '{nodes[0]}'")
+    page.click("#hide")
+    page.fill("#view-name", "no first")
+    page.click("#save")
+    page.wait_for_function("document.getElementById('view-told').textContent.includes('saved')")
+    assert open_run(embedded_run.directory).manifest["key"] == embedded_run.manifest["key"]  # the run stays whole
+    page = opened("emotions=anger")
+    page.fill("#view-list", "no first")
+    page.click("#load")
+    page.wait_for_function("explorer.filters().emotions.join() === 'fear'")
+    page.wait_for_function(f"explorer.cy().$id('{nodes[1]}').length === 1")
+    assert nodes[0] not in shown(page)
+    page.fill("#view-list", "../../etc")
+    page.click("#load")
+    page.wait_for_function("document.getElementById('view-told').textContent.includes('..')")
+
+
+def test_what_if_moves_the_six_emotions(opened: Open, desk: Any) -> None:
+    page = opened("emotions=fear&tab=whatif")
+    page.wait_for_selector("#whatif-view p")
+    page.click("#whatif-run")
+    page.wait_for_function("document.getElementById('whatif-view').innerText.includes('no text yet')")
+    prompt = next(t["id"] for t in desk.texts.values() if t["split"] == "test" and t["emotion"] == "fear")
+    page.fill("#whatif-id", prompt)
+    page.click("#whatif-run")
+    page.wait_for_function("document.getElementById('whatif-view').innerText.includes('No component')")
+    page.click("#whatif-take")
+    page.wait_for_selector("#whatif-parts input")
+    page.click("#whatif-run")
+    page.wait_for_selector("#whatif-view table")
+    names = [n.name for n in desk.circuits[Emotion.FEAR].nodes]
+    found = desk.live.what_if(prompt, dict.fromkeys(names, 0.0))
+    first = found.words[0]
+    said = text(page, "#whatif-view")
+    assert f"{100 * first.before:.2f}%" in said
+    assert f"{100 * first.after:.2f}%" in said
+    assert "forwards" in said
+    page.fill("#whatif-text", "Tom qqzzx felt")
+    page.click("#whatif-run")
+    page.wait_for_function("document.getElementById('whatif-view').innerText.includes('qqzzx')")
+    page.fill("#whatif-text", "Tom felt " * 520)
+    page.click("#whatif-run")
+    page.wait_for_selector("#whatif-view .warn[role=alert]")
+    assert re.search(r"\d+ tokens|letters", text(page, "#whatif-view"))
+
+
+def test_circuit_and_vector_are_linked_with_the_graph(opened: Open, desk: Any) -> None:
+    page = opened("emotions=fear&tab=vector")
+    page.wait_for_selector("#vector-nodes .scatterlayer .point")
+    page.locator("#vector-nodes .scatterlayer .point").last.click(force=True)
+    page.wait_for_function("explorer.picked !== null")
+    picked = page.evaluate("explorer.picked")
+    assert picked in {n.name for n in desk.circuits[Emotion.FEAR].nodes}
+    assert len(page.query_selector_all("#vector-view .js-plotly-plot")) >= 5
+
+
+def test_the_judge_shows_random_circuits_and_intervals(opened: Open) -> None:
+    page = opened("tab=judge")
+    page.wait_for_selector("#judge-view .js-plotly-plot")
+    said = text(page, "#judge-view")
+    assert "random circuits" in said
+    assert "Is it steady?" in said
+    assert "None was tested on this run yet" in said
+
+
+def test_two_runs_side_by_side(opened: Open, embedded_run: Run) -> None:
+    page = opened("emotions=fear&tab=compare")
+    page.wait_for_selector("#compare-view p")
+    page.fill("#compare-with", "nowhere")
+    page.click("#compare-run")
+    page.wait_for_function("document.getElementById('compare-view').innerText.includes('nowhere')")
+    page.fill("#compare-with", "other")
+    page.click("#compare-run")
+    page.wait_for_selector("#compare-view table")
+    here, there = embedded_run.circuit("anger"), open_run(embedded_run.directory.parent / "other").circuit("anger")
+    lost = {n.name for n in there.nodes} - {n.name for n in here.nodes}
+    assert "method" in text(page, "#compare-view")
+    assert all(name in text(page, "#compare-view") for name in lost)
+
+
+def test_what_is_seen_is_exported(opened: Open, embedded_run: Run, tmp_path: Path) -> None:
+    page = opened("emotions=fear")
+    fill(page, "to", "2")
+    names = shown(page)
+    page.wait_for_function(f"document.getElementById('selection-view').innerText.includes('{len(names)} components')")
+    edges = page.evaluate("explorer.cy().edges().length")
+    page.click("#tab-export")
+    kept = {}
+    for button in ("as-graphml", "as-json", "as-nodes", "as-edges", "svg", "png"):
+        with page.expect_download() as waiting:
+            page.click(f"#{button}")
+        kept[button] = tmp_path / waiting.value.suggested_filename
+        waiting.value.save_as(kept[button])
+    for button, read in (("as-graphml", from_graphml), ("as-json", from_node_link)):
+        circuit = read(kept[button].read_bytes())
+        assert {n.name for n in circuit.nodes} == names
+        assert len(circuit.edges) == edges
+    assert len(kept["as-nodes"].read_text().splitlines()) == len(names) + 1
+    assert len(kept["as-edges"].read_text().splitlines()) == edges + 1
+    root = ET.parse(kept["svg"]).getroot()
+    assert root.tag.endswith("svg")
+    assert len([t for t in root.iter() if t.tag.endswith("line")]) == edges
+    assert kept["png"].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_keyboard_is_enough(opened: Open, embedded_run: Run) -> None:
+    page = opened("emotions=fear")
+    page.focus("#tab-graph")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.body.dataset.tab") == "vector"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "search"
+    page.evaluate("document.getElementById('graph').focus()")
+    page.keyboard.press("ArrowUp")
+    first = page.evaluate("explorer.picked")
+    assert first in {n.name for n in embedded_run.circuit("fear").nodes}
+    page.keyboard.press("ArrowUp")
+    circuit = embedded_run.circuit("fear")
+    heaviest = max((d for d in circuit.edges if d.source == first), key=lambda d: abs(d.weight))
+    assert page.evaluate("explorer.picked") == heaviest.target
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("u")
+    assert page.evaluate("explorer.cy().elements('.path').length") > 0
+    page.keyboard.press("Escape")
+    assert page.evaluate("explorer.picked") is None
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("h")
+    assert len(shown(page)) == len(circuit.nodes) - 1
+    page.keyboard.press("z")
+    assert len(shown(page)) == len(circuit.nodes)
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") in ("node-panel", "graph")
+
+
+@pytest.mark.parametrize("width", [700, 390])
+def test_a_narrow_window_shows_all_of_it(opened: Open, watched: Watched, width: int) -> None:
+    watched.page.set_viewport_size({"width": width, "height": 900})
+    page = opened("emotions=fear")
+    for name in ("graph", "vector", "whatif", "judge", "compare", "export"):
+        page.click(f"#tab-{name}")
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), name
+
+
+def test_a_reload_in_the_middle_is_survived(opened: Open) -> None:
+    page = opened("emotions=fear&tab=judge")
+    page.reload()
+    page.wait_for_selector("#judge-view .js-plotly-plot")
+    page.wait_for_selector("#graph[data-ready='1']", state="attached")
+
+
+def test_a_run_that_is_removed_is_named(watched: Watched, embedded_run: Run, tmp_path: Path) -> None:
+    from circuits.exploring import explorer
+
+    shutil.copytree(embedded_run.directory, tmp_path / "gone")
+    app, _ = explorer(tmp_path / "gone", live=False)
+    with serving(app) as address:
+        page = watched.page
+        page.goto(f"{address}?emotions=fear")
+        page.wait_for_selector("#graph[data-ready='1']", state="attached")
+        assert "model not at hand" in text(page, "#model-state")
+        shutil.rmtree(tmp_path / "gone")
+        page.click("#tab-judge")
+        page.wait_for_selector("#judge-view .warn")
+        assert "was removed or moved" in text(page, "#judge-view")
+
+
+@pytest.mark.parametrize("tab", ["graph", "vector", "whatif", "judge", "compare", "export"])
+def test_no_serious_accessibility_fault(opened: Open, embedded_run: Run, tab: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    name = embedded_run.circuit("fear").nodes[0].name
+    page = opened(f"emotions=fear&tab={tab}&node={name}")
+    page.wait_for_timeout(1500)
+    # The policy refuses scripts that are not the page's own; the checker is put in by the driver, beside it.
+    found = axe.Axe().run(page)
+    serious = [v for v in found.response["violations"] if v["impact"] in ("serious", "critical")]
+    assert not serious, [(v["id"], [n["html"][:120] for n in v["nodes"]][:4]) for v in serious]
