@@ -79,6 +79,10 @@ def discover(
     thorough: Annotated[
         bool, typer.Option("--thorough", help="Also completeness and minimality, and all random circuits everywhere.")
     ] = False,
+    alpha: Annotated[float, typer.Option(help="Largest q-value of a component that may join a circuit.")] = 0.05,
+    edge_share: Annotated[
+        float, typer.Option(help="Smallest edge kept, as a share of the strongest into the same node.")
+    ] = 0.05,
     seed: Annotated[int, typer.Option(help="Seed of the random circuits.")] = 0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask, however long it takes.")] = False,
 ) -> None:
@@ -90,8 +94,10 @@ def discover(
     from circuits.settings import Settings
 
     settings = Settings(
-        ablation=member(Ablation, ablation), positions=member(Positions, positions), verify=verify, audit=audit, target=target,
-        random_circuits=random_circuits, method=method, patience=patience, thorough=thorough, seed=seed,
+        ablation=member(Ablation, ablation), positions=member(Positions, positions), verify=verify, audit=audit,
+        target=target,
+        random_circuits=random_circuits, method=method, patience=patience, thorough=thorough,
+        alpha=alpha, edge_share=edge_share, seed=seed,
     )  # fmt: skip
     rows = _prompts(prompts, answers)
     from circuits.show.terminal import show_run, watching
@@ -192,6 +198,35 @@ def show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
     from circuits.show.terminal import show_run
 
     show_run(open_run(run), _out)
+
+
+@app.command(epilog="Examples: circuits explore\n\n"
+             "circuits explore runs/gpt2-situations-1a2b3c4d --model gpt2 --port 8070 --no-browser")  # fmt: skip
+def explore(
+    run: Annotated[Path | None, typer.Argument(help="A run directory; the newest of runs/ when left out.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port on 127.0.0.1; 8050, or the next free one, when left out.")
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The run's model, for what is computed live, where it does not come with the package."),
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="The run's prompts, where they do not come with the package.")
+    ] = None,
+) -> None:
+    """Walk through a run in the browser: graph, circuit and vector, what if, judge, compare, export. Ctrl-C ends it."""
+    from circuits.exploring import explore as shown
+
+    shown(
+        run,
+        port=port,
+        browser=browser,
+        model=model,
+        prompts=prompts,
+        say=lambda text: _out.print(escape(text), soft_wrap=True),
+    )
 
 
 @app.command(epilog="Examples: circuits compare runs/before runs/after --html differences.html\n\n"

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from circuits import jsontext
+from circuits import jsontext, shipped
 from circuits.circuit.graph import Circuit
 from circuits.circuit.judge import Plans, judge
 from circuits.circuit.methods import method
@@ -35,7 +35,7 @@ from circuits.errors import MeasurementError, RunError
 from circuits.model.anatomy import Model
 from circuits.model.reading import capture
 from circuits.model.sites import Component, Kind
-from circuits.prompts.datasets import Prompts, Split
+from circuits.prompts.datasets import Prompts, Split, read_prompts
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.runs.directory import Run, RunWriter, is_finished, open_run, tidy
 from circuits.runs.sweep import write_effects
@@ -278,11 +278,10 @@ class _Walk:
         writer.table("same_effect.parquet", compared.effects.table)
         writer.table("half_layers.parquet", compared.halves.table)
         writer.table("half_layer_rates.parquet", compared.halves.rates)
-        rows = [{"id": r.id, "scenario": r.scenario, "emotion": str(r.emotion), "split": str(r.split), "text": r.text}
-                for r in self.prompts.rows]  # fmt: skip
-        writer.text("prompts.jsonl", "".join(jsontext.canonical(row) + "\n" for row in rows))
+        writer.text("prompts.jsonl", _lines(self.prompts))
+        writer.json("answers.json", {str(e): list(words) for e, words in self.prompts.answers.items()})
         seconds = {name: round(value, 3) for name, value in self.times.items()}
-        manifest = {**_about(self.model, self.prompts, self.settings), **extra, "seconds": seconds}
+        manifest = {**_about(self.model, self.prompts, self.settings), **extra, "seconds": seconds, "key": writer.key}
         writer.text("report.html", report(manifest, circuits, table, compared, directions))
         return writer.finish({**extra, "seconds": seconds, "finished": datetime.now(UTC).isoformat(timespec="seconds")})
 
@@ -353,11 +352,30 @@ def _about(model: Model, prompts: Prompts, settings: Settings) -> dict[str, Any]
             "name": prompts.name, "fingerprint": prompts.fingerprint, "rows": len(prompts),
             "lexical": str(prompts.lexical) if prompts.lexical else "undeclared",
             "scenarios": {str(s): prompts.split(s).n_scenarios for s in Split}, "declared_splits": prompts.declared_splits,
+            "shipped": _shipped(prompts),
         },
         "settings": settings.as_dict(),
         "versions": versions(),
         "machine": {"python": platform.python_version(), "system": platform.system(), "processors": os.cpu_count() or 0},
     }  # fmt: skip
+
+
+def _lines(prompts: Prompts) -> str:
+    """The prompts as a file that gives the same prompts when it is read."""
+    about = {} if prompts.lexical is None else {"lexical": str(prompts.lexical)}
+    rows = [
+        {
+            "id": r.id, "scenario": r.scenario, "emotion": str(r.emotion), "split": str(r.split), "text": r.text, **about,
+            **({"valence": r.valence} if r.valence else {}), **({} if r.neutral is None else {"neutral": r.neutral}),
+        }
+        for r in prompts.rows
+    ]  # fmt: skip
+    return "".join(jsontext.canonical(row) + "\n" for row in rows)
+
+
+def _shipped(prompts: Prompts) -> bool:
+    """Whether these are the shipped prompts of their name, every row and answer word of them."""
+    return prompts.name in shipped.PROMPT_SETS and read_prompts(prompts.name).fingerprint == prompts.fingerprint
 
 
 def _slug(thing: Model | Prompts) -> str:

@@ -152,7 +152,7 @@ class StoredEffects:
         places = {name: place for place, name in enumerate(self.components)}
         if found != expected or len(places) != expected[0]:
             raise RunError(
-                f"{self.path} holds values of shape {found}; its names, {len(places):,} different ones, make {expected}: it "
-                "was not made by this package"
+                f"{self.path} holds values of shape {found}; its names, {len(places):,} different ones, make {expected}: "
+                "the run was not made by this package"
             )
         return places

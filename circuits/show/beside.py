@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits.prompts.emotions import Emotion
+from circuits.show.style import styled
 from circuits.show.words import decimal, percent
 
 __all__ = ["effects", "effects_in_words"]
@@ -46,15 +47,11 @@ def effects(table: pd.DataFrame, e: Emotion) -> go.Figure:
                      "thickness": 1.2, "color": "#555555"},
         )  # fmt: skip
     n = int(rows["n"].max())
-    figure.update_layout(
-        title={"text": f"{e}: is ablating the circuit the same as taking the direction out? (n = {n} scenarios)", "x": 0.01,
-               "font": {"size": 15}},
-        template="plotly_white", barmode="group", height=430, margin={"l": 60, "r": 20, "t": 60, "b": 110},
-        font={"family": "system-ui, sans-serif", "size": 12}, legend={"orientation": "h", "y": -0.18},
-    )  # fmt: skip
+    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.28})
     figure.update_yaxes(title="loss of the logit difference [logits]")
     figure.update_xaxes(title="where the direction is taken out")
-    return figure
+    title = f"{e}: is ablating the circuit the same as taking the direction out? (n = {n} scenarios)"
+    return styled(figure, title, height=520)
 
 
 def effects_in_words(table: pd.DataFrame, e: Emotion) -> str:

@@ -13,7 +13,8 @@ from rich.table import Table
 from circuits.circuit.differences import Differences, NodeChange, stability_low
 from circuits.circuit.graph import Measured, Node
 from circuits.runs.sides import Compared
-from circuits.show.report import page
+from circuits.show.page import page
+from circuits.show.style import SMALL
 from circuits.show.words import visible
 
 __all__ = ["difference_figure", "differences_page", "show_differences"]
@@ -93,7 +94,7 @@ def difference_figure(found: Differences) -> go.Figure:
         ]  # fmt: skip
         figure.add_scatter(
             x=x, y=y, error_x=errors[0], error_y=errors[1], mode="markers+text", name=f"{name} ({len(rows)})",
-            text=[row[0] for row in rows], textposition="top center", textfont={"size": 9},
+            text=[row[0] for row in rows], textposition="top center", textfont={"size": SMALL},
             marker={"color": colour, "symbol": symbol, "size": 9},
             hovertemplate="%{text}: %{x:+.3f} → %{y:+.3f}<extra></extra>",
         )  # fmt: skip

@@ -10,12 +10,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.prompts.emotions import EMOTIONS, Emotion
-from circuits.show.figures import EMOTION_COLOURS
+from circuits.show.style import EMOTION_COLOURS, INK, PALE, styled
 from circuits.show.words import counts
 
 __all__ = ["half_layers", "misattribution"]
 
-_INK, _PALE = "#222222", "#BBBBBB"
 _HEADS, _NEURONS = "#56B4E9", "#009E73"
 _HALVES = {"attn": _HEADS, "mlp": _NEURONS}
 _NAMES = {"attn": "attention", "mlp": "MLP"}
@@ -48,7 +47,7 @@ def half_layers(table: pd.DataFrame, e: Emotion, writers: pd.DataFrame | None = 
     floor = _of(rows, "noise floor")
     figure.add_scatter(
         x=floor["half_layer"], y=floor["value"], mode="markers", name="two halves of the scenarios",
-        marker={"symbol": "line-ew-open", "size": 14, "color": _PALE, "line": {"width": 2, "color": _PALE}}, row=1, col=1,
+        marker={"symbol": "line-ew-open", "size": 14, "color": PALE, "line": {"width": 2, "color": PALE}}, row=1, col=1,
     )  # fmt: skip
     decoded = _of(rows, "decodability")
     figure.add_scatter(
@@ -58,7 +57,7 @@ def half_layers(table: pd.DataFrame, e: Emotion, writers: pd.DataFrame | None = 
     null = _of(rows, "null maximum")
     figure.add_scatter(
         x=null["half_layer"], y=null["value"], mode="lines", name="null maximum (95%)",
-        line={"color": _INK, "width": 1, "dash": "dot"}, row=2, col=1,
+        line={"color": INK, "width": 1, "dash": "dot"}, row=2, col=1,
     )  # fmt: skip
     if writers is None:
         _bars(figure, rows, "written", 3)
@@ -71,8 +70,8 @@ def half_layers(table: pd.DataFrame, e: Emotion, writers: pd.DataFrame | None = 
     figure.update_yaxes(range=[0.3, 1.03], row=2, col=1)
     note = "; mid of parallel blocks is virtual" if virtual else ""
     title = f"{e}: what each half-layer does (n = {counts(rows['n'])} scenarios{note})"
-    figure.update_layout(barmode="relative")
-    return _styled(figure, title, height=880)
+    figure.update_layout(barmode="relative", legend={"orientation": "h", "y": -0.06})
+    return styled(figure, title, height=880)
 
 
 def misattribution(rates: pd.DataFrame) -> go.Figure:
@@ -89,9 +88,9 @@ def misattribution(rates: pd.DataFrame) -> go.Figure:
             text=[f"of {n}" for n in rows["cells"]], textposition="outside",
         )  # fmt: skip
     figure.update_yaxes(title="share of layers", range=[0, 1.15], tickformat=".0%")
-    figure.update_layout(barmode="group")
+    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.12})
     n = counts(rates["n"])
-    return _styled(
+    return styled(
         figure, f"Layers in which attention did most of what one reading shows (n = {n} scenarios)", height=420
     )
 
@@ -103,7 +102,7 @@ def _of(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
 def _error(rows: pd.DataFrame) -> Mapping[str, Any]:
     return {
         "type": "data", "array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"], "thickness": 1,
-        "color": _INK,
+        "color": INK,
     }  # fmt: skip
 
 
@@ -123,7 +122,7 @@ def _bars(figure: go.Figure, rows: pd.DataFrame, quantity: str, row: int) -> Non
 def _written(figure: go.Figure, rows: pd.DataFrame, parts: pd.DataFrame, e: Emotion) -> None:
     """Who wrote the projection at the state behind each half-layer; the circuit's share as a line over it."""
     behind = dict(zip(rows["state"], rows["half_layer"], strict=True))
-    for item, colour in (("heads", _HEADS), ("neurons", _NEURONS), ("rest", _PALE), ("circuit", EMOTION_COLOURS[e])):
+    for item, colour in (("heads", _HEADS), ("neurons", _NEURONS), ("rest", PALE), ("circuit", INK)):
         some = parts[(parts["item"] == item) & parts["state"].isin(list(behind))].rename(columns={"share": "value"})
         if some.empty:
             continue
@@ -135,15 +134,3 @@ def _written(figure: go.Figure, rows: pd.DataFrame, parts: pd.DataFrame, e: Emot
             )  # fmt: skip
         else:
             figure.add_bar(x=x, y=some["value"], name=f"by {item}", marker={"color": colour}, opacity=0.7, row=3, col=1)
-
-
-def _styled(figure: go.Figure, title: str, *, height: int) -> go.Figure:
-    figure.update_layout(
-        title={"text": title, "x": 0.01, "xanchor": "left", "y": 0.985, "yanchor": "top", "font": {"size": 15}},
-        template="plotly_white",
-        font={"family": "system-ui, sans-serif", "size": 12, "color": _INK},
-        margin={"l": 70, "r": 20, "t": 80, "b": 50},
-        legend={"orientation": "h", "y": -0.06},
-        height=height,
-    )
-    return figure

@@ -9,7 +9,7 @@ from html import escape
 import plotly.graph_objects as go
 
 from circuits.compare.claims import Claim, Standing
-from circuits.show.report import page
+from circuits.show.page import page
 
 __all__ = ["intervals", "ledger_page", "ledger_table"]
 
@@ -90,7 +90,7 @@ def intervals(claims: Sequence[Claim]) -> go.Figure:
     )  # fmt: skip
     figure.update_layout(
         template="plotly_white", height=150 + 32 * len(claims), margin={"l": 20, "r": 20, "t": 40, "b": 60},
-        font={"family": "system-ui, sans-serif", "size": 12}, legend={"orientation": "h", "y": 1.1},
+        font={"family": "system-ui, sans-serif", "size": 14}, legend={"orientation": "h", "y": 1.1},
     )  # fmt: skip
     return figure
 

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from circuits.circuit.estimates import Estimate
 from circuits.prompts.emotions import Emotion
-from circuits.show.figures import EMOTION_COLOURS
+from circuits.show.style import EMOTION_COLOURS
 
 __all__ = ["compensators", "likenesses", "pairs", "repair_parts", "repairs", "shared_losses"]
 
@@ -31,7 +31,7 @@ def _styled(figure: go.Figure, title: str, *, height: int, top: int = 70) -> go.
     figure.update_layout(
         title={"text": title, "x": 0.01, "xanchor": "left", "y": 0.985, "yanchor": "top", "font": {"size": 15}},
         template="plotly_white",
-        font={"family": "system-ui, sans-serif", "size": 12, "color": _INK},
+        font={"family": "system-ui, sans-serif", "size": 14, "color": _INK},
         margin={"l": 70, "r": 20, "t": top, "b": 60},
         height=height,
     )

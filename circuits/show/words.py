@@ -8,12 +8,23 @@ from typing import Any
 from circuits.circuit.graph import Circuit
 from circuits.model.sites import Kind
 
-__all__ = ["amount", "counts", "decimal", "duration", "in_words", "percent", "screened", "visible"]
+__all__ = ["amount", "counts", "decimal", "duration", "in_words", "percent", "screened", "shortened", "visible"]
 
 
 def visible(text: object) -> str:
-    """``text`` with control characters spelled out: what comes from a file must not steer the terminal."""
+    """``text`` with control characters and marks that turn the reading direction spelled out.
+
+    What comes from a file must not steer the terminal, nor show one name and mean another.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def shortened(text: object, most: int = 200) -> str:
+    """``text`` made :func:`visible`, cut after ``most`` characters with its whole length said."""
+    whole = str(text)
+    if len(whole) <= most:
+        return visible(whole)
+    return f"{visible(whole[:most])}… ({len(whole):,} characters)"
 
 
 def percent(value: Any) -> str:
