@@ -82,7 +82,8 @@ def _kindly(desk: Desk) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def _emotions(names: object) -> list[Emotion]:
     """What a page sent, as emotions; what is none is left out."""
     known = {str(e): e for e in EMOTIONS}
-    return [known[n] for n in names if n in known] if isinstance(names, list) else []
+    given = [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
+    return [known[n] for n in dict.fromkeys(given) if n in known]
 
 
 def _names(value: object) -> list[str]:
