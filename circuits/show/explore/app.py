@@ -13,11 +13,12 @@ from typing import Any
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from circuits.circuit.algebra import part, union
-from circuits.circuit.formats import to_graphml, to_node_link, to_tables
+from circuits.circuit.formats import to_graphml, to_node_link
 from circuits.circuit.graph import Circuit
 from circuits.errors import CircuitsError, RunError
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.runs import views as saved
+from circuits.runs.exporting import as_csv
 from circuits.runs.ledger import read_claims
 from circuits.show.explore import panel, views
 from circuits.show.explore.desk import Desk
@@ -327,7 +328,7 @@ def _export(app: Dash, desk: Desk) -> None:
         elif kind == "json":
             text, name = to_node_link(seen), "circuit.json"
         else:
-            text, name = to_tables(seen)[kinds.index(kind) - 2].to_csv(None, index=False), f"circuit-{kind}.csv"
+            text, name = as_csv(seen)[kind], f"circuit-{kind}.csv"
         return dcc.send_string(text, name), f"{len(seen.nodes)} components, {len(seen.edges)} edges"
 
 
