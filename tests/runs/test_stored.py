@@ -26,7 +26,10 @@ SHAPE = Shape(nodes=6, edges=16, layers=2, heads=2, neurons=30, scenarios=5, wid
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     found = open_run(big_run(tmp_path_factory.mktemp("big") / "run", SHAPE).directory)
-    assert (len(found.effects.table), len(found.effects.values)) == (6 * (4 + 2 * (4 + 60) + 7), 4 + 4 + 60)  # both are kept
+    assert (len(found.effects.table), len(found.effects.values)) == (
+        6 * (4 + 2 * (4 + 60) + 7),
+        4 + 4 + 60,
+    )  # both are kept
     return found
 
 
