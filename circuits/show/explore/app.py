@@ -175,7 +175,7 @@ def _tabs(app: Dash, desk: Desk) -> None:
 
     app.clientside_callback(
         ClientsideFunction("explorer", "follow"),
-        Output("loaded", "data", allow_duplicate=True),
+        Output("followed", "data"),
         Input("picked", "data"),
         prevent_initial_call=True,
     )
@@ -270,9 +270,8 @@ def _saving(app: Dash, desk: Desk) -> None:
     )
     app.clientside_callback(
         ClientsideFunction("explorer", "restore"),
-        Output("loaded", "data", allow_duplicate=True),
-        Input("loaded", "modified_timestamp"),
-        State("loaded", "data"),
+        Output("restored", "data"),
+        Input("loaded", "data"),
         prevent_initial_call=True,
     )
 
