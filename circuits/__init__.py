@@ -23,6 +23,7 @@ _HOMES = {
     "EMOTIONS": "circuits.prompts.emotions",
     "Effects": "circuits.effects.table",
     "Emotion": "circuits.prompts.emotions",
+    "Live": "circuits.live",
     "Method": "circuits.effects.kinds",
     "Model": "circuits.model.anatomy",
     "Planted": "circuits.model.planted",
@@ -36,6 +37,7 @@ _HOMES = {
     "certify": "circuits.effects.certify",
     "contrast": "circuits.directions.estimators",
     "discover": "circuits.walk",
+    "explore": "circuits.exploring",
     "estimate_directions": "circuits.directions.estimators",
     "figures": "circuits.show.figures",
     "grand_mean": "circuits.directions.estimators",
@@ -75,6 +77,7 @@ __all__ = [
     "Directions",
     "Effects",
     "Emotion",
+    "Live",
     "Method",
     "Model",
     "Planted",
@@ -91,6 +94,7 @@ __all__ = [
     "discover",
     "dose_response",
     "estimate_directions",
+    "explore",
     "figures",
     "grand_mean",
     "half_layers",
@@ -133,6 +137,8 @@ if TYPE_CHECKING:
     from circuits.effects.measure import measure, measure_positions
     from circuits.effects.table import Effects
     from circuits.errors import CircuitsError
+    from circuits.exploring import explore
+    from circuits.live import Live
     from circuits.model.anatomy import Model
     from circuits.model.door import load
     from circuits.model.planted import Planted, planted

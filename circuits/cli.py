@@ -200,6 +200,35 @@ def show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
     show_run(open_run(run), _out)
 
 
+@app.command(epilog="Examples: circuits explore\n\n"
+             "circuits explore runs/gpt2-situations-1a2b3c4d --model gpt2 --port 8070 --no-browser")  # fmt: skip
+def explore(
+    run: Annotated[Path | None, typer.Argument(help="A run directory; the newest of runs/ when left out.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port on 127.0.0.1; 8050, or the next free one, when left out.")
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The run's model, for what is computed live, where it does not come with the package."),
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="The run's prompts, where they do not come with the package.")
+    ] = None,
+) -> None:
+    """Walk through a run in the browser: graph, circuit and vector, what if, judge, compare, export. Ctrl-C ends it."""
+    from circuits.exploring import explore as shown
+
+    shown(
+        run,
+        port=port,
+        browser=browser,
+        model=model,
+        prompts=prompts,
+        say=lambda text: _out.print(escape(text), soft_wrap=True),
+    )
+
+
 @app.command(epilog="Examples: circuits compare runs/before runs/after --html differences.html\n\n"
              "Example: circuits compare runs/new runs/golden --min-jaccard 0.8 --max-effect-change 0.1")  # fmt: skip
 def compare(

@@ -16,7 +16,7 @@ import numpy as np
 
 from circuits.errors import RunError
 
-__all__ = ["canonical", "fingerprint", "loads", "plain"]
+__all__ = ["canonical", "fingerprint", "loads", "plain", "shallow"]
 
 
 def loads(text: str) -> Any:
@@ -62,6 +62,25 @@ def plain(value: object) -> Any:
     if value is None or isinstance(value, bool | int):
         return value
     raise RunError(f"a {type(value).__name__} cannot be written as JSON; expected numbers, texts, lists, objects")
+
+
+def shallow(value: object, most: int) -> bool:
+    """Whether lists and objects are nested at most ``most`` deep; a plain value is 0 deep."""
+    level = [value]
+    for _ in range(most + 1):
+        inner: list[object] = []
+        for one in level:
+            if isinstance(one, Mapping):
+                inner += one.values()
+            elif isinstance(one, list | tuple):
+                inner += one
+            else:
+                continue
+            inner.append(None)  # an empty list is a level too
+        if not inner:
+            return True
+        level = inner
+    return False
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,15 +15,15 @@ ROOT = Path(circuits.__file__).parent
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
 ROOMS = ("prompts", "model", "directions", "effects", "circuit", "compare", "runs", "show")
 LEAVES = ("errors", "jsontext", "shipped", "settings", "versions")
-TOP = ("walk", "cli", "testing", "__main__")
+TOP = ("walk", "live", "cli", "testing", "__main__")
 LARGEST = 420
 
 PUBLIC = [
     "EMOTIONS", "Ablation", "Certified", "Circuit", "CircuitsError", "Component", "Directions", "Effects", "Emotion",
-    "Method", "Model", "Planted", "Positions", "Prompts", "Run", "Settings", "Sweep", "__version__", "allocate", "capture",
-    "certify", "contrast", "discover", "dose_response", "estimate_directions", "figures", "grand_mean", "half_layers",
-    "head_importance", "influence_slope", "load", "measure", "measure_positions", "neuron_contributions", "open_run",
-    "open_sweep", "planted", "probe", "read_circuit", "read_prompts", "same_effect", "several_mechanisms",
+    "Live", "Method", "Model", "Planted", "Positions", "Prompts", "Run", "Settings", "Sweep", "__version__", "allocate",
+    "capture", "certify", "contrast", "discover", "dose_response", "estimate_directions", "explore", "figures", "grand_mean",
+    "half_layers", "head_importance", "influence_slope", "load", "measure", "measure_positions", "neuron_contributions",
+    "open_run", "open_sweep", "planted", "probe", "read_circuit", "read_prompts", "same_effect", "several_mechanisms",
     "sublayer_influence", "sweep", "testing", "validate_prompts", "wang_circuit",
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ they come from.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from circuits.circuit.attributes import strongest_first
@@ -22,7 +22,7 @@ from circuits.prompts.emotions import EMOTIONS, Emotion, emotion
 if TYPE_CHECKING:
     from circuits.model.anatomy import Model
 
-__all__ = ["complement", "difference", "intersection", "restricted", "union"]
+__all__ = ["complement", "difference", "intersection", "part", "restricted", "union"]
 
 Numbers = dict[Emotion, Measured]
 Nodes = dict[Component, tuple[Numbers, Numbers]]
@@ -86,6 +86,20 @@ def restricted(circuit: Circuit, name: str) -> Circuit:
     only = {c: ({e: chosen[e]}, noted) for c, (chosen, noted) in nodes.items() if e in chosen}
     links = {key: {e: numbers[e]} for key, numbers in edges.items() if e in numbers}
     return _circuit(only, links, (e,), {})
+
+
+def part(
+    circuit: Circuit, components: Collection[str], edges: Collection[tuple[str, str, str]] | None = None
+) -> Circuit:
+    """The nodes of these names with the edges among them, the embedding and the read-outs; of the edges only those of these
+    keys, where keys are given."""
+    nodes = tuple(n for n in circuit.nodes if n.name in components)
+    ends = {EMBED, *map(str, circuit.emotions), *(n.name for n in nodes)}
+    kept = tuple(
+        d for d in circuit.edges if d.source in ends and d.target in ends and (edges is None or d.key in edges)
+    )
+    note = {"derived": f"a part of {'+'.join(circuit.emotions)}, not judged"}
+    return Circuit(circuit.emotion, nodes, kept, note, circuit.readouts)
 
 
 def _combined(

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.circuit.evaluation import Bench, Faithfulness, matched_random
+from circuits.circuit.matched import matched_random
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.errors import MeasurementError, SettingsError
-from circuits.model.anatomy import Model
 from circuits.model.sites import Component, Kind
+
+if TYPE_CHECKING:
+    from circuits.circuit.evaluation import Bench, Faithfulness
+    from circuits.model.anatomy import Model
 
 __all__ = ["DRAWS", "Beside", "Estimate", "beside", "beside_random", "estimate", "gap_of", "randoms", "require_circuit"]
 

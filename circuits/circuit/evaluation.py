@@ -7,7 +7,7 @@ changes what it judges: nothing here holds a reference to a circuit.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,11 +27,11 @@ from circuits.model.anatomy import Model
 from circuits.model.readout import Readout
 from circuits.model.resuming import Resumer
 from circuits.model.running import record
-from circuits.model.sites import Component, Kind
+from circuits.model.sites import Component
 from circuits.model.ways import resumer
 from circuits.prompts.emotions import Emotion
 
-__all__ = ["Bench", "Faithfulness", "matched_random"]
+__all__ = ["Bench", "Faithfulness"]
 
 Array = NDArray[np.float64]
 
@@ -157,15 +157,3 @@ class Bench:
         return Faithfulness(
             value, low, high, float(circuit.mean()), float(self.empty.mean()), float(self.whole.mean()), len(gap)
         )
-
-
-def matched_random(model: Model, components: Iterable[Component], rng: np.random.Generator) -> tuple[Component, ...]:
-    """A random circuit with as many heads and neurons in every layer as ``components`` has."""
-    counts: dict[tuple[Kind, int], int] = {}
-    for c in components:
-        counts[c.kind, c.layer] = counts.get((c.kind, c.layer), 0) + 1
-    drawn: list[Component] = []
-    for (kind, layer), count in sorted(counts.items()):
-        size = model.n_heads if kind is Kind.HEAD else model.d_mlp
-        drawn.extend(Component(layer, kind, int(i)) for i in rng.choice(size, count, replace=False))
-    return tuple(drawn)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from circuits.circuit.estimates import Estimate, estimate, randoms, require_circuit
-from circuits.circuit.evaluation import Bench, matched_random
+from circuits.circuit.evaluation import Bench
+from circuits.circuit.matched import matched_random
 from circuits.circuit.stability import chance_jaccard, jaccard
 from circuits.errors import MeasurementError
 from circuits.model.anatomy import Model

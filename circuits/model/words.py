@@ -13,7 +13,7 @@ from circuits.errors import PromptError
 from circuits.model.anatomy import Model
 from circuits.prompts.datasets import Prompts
 
-__all__ = ["require_words", "unknown_words"]
+__all__ = ["lost_words", "require_words", "unknown_words"]
 
 
 def unknown_words(model: Model, text: str) -> tuple[str, ...]:
@@ -22,6 +22,21 @@ def unknown_words(model: Model, text: str) -> tuple[str, ...]:
     Single characters that the vocabulary holds for spelling count as known.
     """
     return _unknown(model, model.tokenizer.get_vocab(), text) if model.whole_words else ()
+
+
+def lost_words(model: Model, text: str) -> tuple[str, ...]:
+    """Pieces of ``text`` that the tokenizer gives up on, in order, whatever its kind.
+
+    Those of :func:`unknown_words`; where words are taken apart, the stretches that become the mark for the unknown.
+    """
+    if model.whole_words:
+        return unknown_words(model, text)
+    mark = getattr(model.tokenizer, "unk_token_id", None)
+    if mark is None or not getattr(model.tokenizer, "is_fast", False):
+        return ()
+    found = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    spans = zip(found["input_ids"], found["offset_mapping"], strict=True)
+    return tuple(text[start:end].strip() for number, (start, end) in spans if number == mark)
 
 
 def require_words(model: Model, prompts: Prompts) -> None:

@@ -19,7 +19,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
@@ -27,11 +26,11 @@ from circuits.circuit.formats import to_graphml
 from circuits.circuit.graph import Circuit
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
 from circuits.compare.table import EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS, Comparison, SameEffect
-from circuits.effects.table import COLUMNS
 from circuits.errors import RunError
 from circuits.prompts.emotions import EMOTIONS, emotion
 from circuits.runs import files
 from circuits.runs.shards import Shards
+from circuits.runs.stored import StoredEffects
 
 __all__ = [
     "FORMAT",
@@ -49,39 +48,6 @@ FORMAT = "emotion-circuits-run/1"
 
 MANIFEST = "manifest.json"
 _PARTS = "parts"
-
-
-@dataclass(frozen=True)
-class StoredEffects:
-    """Effects as a run keeps them.
-
-    Attributes:
-        table: like :attr:`circuits.effects.table.Effects.table`, all methods below one another, on the ``test`` split.
-        path: file of the per-prompt values.
-    """
-
-    table: pd.DataFrame
-    path: Path
-
-    @cached_property
-    def _stored(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        return files.read_tensors(self.path)
-
-    @property
-    def values(self) -> NDArray[np.float32]:
-        """``[component, prompt, emotion]`` [logits] on ``select`` and ``test``.
-
-        Half-layers and heads are exact, neurons by their best method.
-        """
-        return self._stored[0]["values"]
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        return tuple(self._stored[1]["components"])
-
-    @property
-    def prompt_ids(self) -> tuple[str, ...]:
-        return tuple(self._stored[1]["prompts"])
 
 
 @dataclass(frozen=True)
@@ -113,9 +79,8 @@ class Run:
 
     @cached_property
     def effects(self) -> StoredEffects:
-        return StoredEffects(
-            files.read_table(self._file("effects.parquet"), COLUMNS), self._file("effects.safetensors")
-        )
+        """Tables and per-prompt effects, read when they are asked for."""
+        return StoredEffects(self._file("effects.parquet"), self._file("effects.safetensors"))
 
     @cached_property
     def comparison(self) -> Comparison:

@@ -10,7 +10,7 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from circuits.errors import RunError
 from circuits.jsontext import plain as _plain
 
 __all__ = [
-    "inside", "read_bytes", "read_json", "read_table", "read_tensors", "sweep", "temporary", "write_bytes", "write_json",
-    "write_table", "write_tensors",
+    "inside", "read_bytes", "read_json", "read_rows", "read_slice", "read_table", "read_tensor_header", "read_tensors", "sweep",
+    "temporary", "write_bytes", "write_json", "write_table", "write_tensors",
 ]  # fmt: skip
 
 _SUFFIX = ".writing"
 _LONGEST = 200
+_GROUP = 20_000
+"""Rows of a parquet group: about one layer of GPT-2 in the table of effects."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
@@ -123,16 +125,28 @@ def read_json(path: Path) -> Any:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """A parquet file."""
+    """A parquet file, in groups of rows small enough that a reader who wants a few can leave out most."""
     buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
+    table.to_parquet(buffer, index=False, row_group_size=_GROUP)
     write_bytes(path, buffer.getvalue())
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Raises RunError when the file is missing, damaged, or lacks a column."""
+    return _table(path, columns, {})
+
+
+def read_rows(path: Path, columns: tuple[str, ...], where: Sequence[tuple[str, str, Any]]) -> pd.DataFrame:
+    """These columns of the rows for which all conditions hold, as (column, ``==`` or ``in``, value or values).
+
+    Groups of rows that cannot hold any are not decoded. Raises RunError as :func:`read_table`.
+    """
+    return _table(path, columns, {"columns": list(columns), "filters": list(where)})
+
+
+def _table(path: Path, columns: tuple[str, ...], some: Mapping[str, Any]) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(path, engine="pyarrow")
+        table = pd.read_parquet(path, engine="pyarrow", **some)
     except FileNotFoundError:
         raise RunError(f"{path} is missing; run circuits discover again") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArrowException) as error:
@@ -159,12 +173,41 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Map
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays and metadata. Raises RunError when the file is missing or damaged."""
+    with _tensors(path) as stream:
+        return {name: stream.get_tensor(name) for name in stream.keys()}, _metadata(stream)  # noqa: SIM118 - no mapping
+
+
+def read_tensor_header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Metadata and shapes; no array is read. Raises RunError when the file is missing or damaged."""
+    with _tensors(path) as stream:
+        return _metadata(stream), {name: tuple(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118
+
+
+def read_slice(path: Path, name: str, place: int) -> NDArray[Any]:
+    """One array's part at a place of its first axis; nothing else is read.
+
+    Raises RunError when the file is missing or damaged, or has no such array or place.
+    """
+    with _tensors(path) as stream:
+        part = stream.get_slice(name)
+        if not part.get_shape() or not 0 <= place < part.get_shape()[0]:
+            raise RunError(f"{path}: {name} has shape {part.get_shape()}; expected a place {place} on its first axis")
+        found: NDArray[Any] = part[place : place + 1][0]
+        return found
+
+
+def _metadata(stream: Any) -> dict[str, Any]:
+    return {k: jsontext.loads(v) for k, v in (stream.metadata() or {}).items()}
+
+
+@contextlib.contextmanager
+def _tensors(path: Path) -> Iterator[Any]:
+    """An open safetensors file; what goes wrong inside is a RunError."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as stream:
-            metadata = {k: jsontext.loads(v) for k, v in (stream.metadata() or {}).items()}
-            return {name: stream.get_tensor(name) for name in stream.keys()}, metadata  # noqa: SIM118 - no mapping
+            yield stream
     except FileNotFoundError:
         raise RunError(f"{path} is missing; run circuits discover again") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from circuits import jsontext
 from circuits.prompts.emotions import EMOTIONS
 from circuits.runs import files
-from circuits.runs.directory import RunWriter, StoredEffects, finished_manifest, is_finished, tidy
+from circuits.runs.directory import RunWriter, finished_manifest, is_finished, tidy
+from circuits.runs.stored import StoredEffects
 
 if TYPE_CHECKING:
     from circuits.effects.kinds import Ablation, Arithmetic, Method, Positions
@@ -56,10 +57,8 @@ class Sweep:
     @cached_property
     def effects(self) -> StoredEffects:
         """The table, and every effect prompt by prompt."""
-        from circuits.effects.table import COLUMNS
-
-        table = files.read_table(files.inside(self.directory, "effects.parquet"), COLUMNS)
-        return StoredEffects(table, files.inside(self.directory, "effects.safetensors"))
+        place = files.inside
+        return StoredEffects(place(self.directory, "effects.parquet"), place(self.directory, "effects.safetensors"))
 
 
 def open_sweep(path: str | os.PathLike[str]) -> Sweep:

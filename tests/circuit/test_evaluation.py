@@ -14,7 +14,8 @@ from families import ANSWERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.circuit.evaluation import Bench, Faithfulness, matched_random
+from circuits.circuit.evaluation import Bench, Faithfulness
+from circuits.circuit.matched import matched_random
 from circuits.circuit.selection import candidates, select
 from circuits.effects import batch
 from circuits.effects.batch import Plan
