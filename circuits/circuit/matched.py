@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from circuits.model.sites import Component, Kind
 __all__ = ["Sized", "Sizes", "matched_random"]
 
 
+@runtime_checkable
 class Sized(Protocol):
     """What a model must tell for random circuits to be drawn."""
 
