@@ -38,7 +38,7 @@ class Cell:
     """A cell of a table: what is shown, the number it is sorted by, and what stands below in a line of its own."""
 
     text: str
-    value: float | None = None
+    value: int | float | None = None
     more: str = ""
 
 
@@ -90,7 +90,7 @@ def quoted(text: object) -> str:
 def _cell(cell: str | Cell) -> str:
     if isinstance(cell, str):
         return f"<td>{datum(cell)}</td>"
-    value = "" if cell.value is None else f"{cell.value:.12g}"
+    value = "" if cell.value is None or cell.value != cell.value else f"{cell.value:.12g}"
     below = f"<span class=below>{datum(cell.more)}</span>" if cell.more else ""
     return f'<td data-value="{value}">{datum(cell.text)}{below}</td>'
 

@@ -127,6 +127,7 @@ def test_a_number_carries_what_it_is_sorted_by() -> None:
     assert "79% [77%, 81%]" in html
     assert (decimals(0.5, 3, signed=True).text, decimals(-0.5, 3, signed=True).text) == ("+0.500", "-0.500")
     assert decimals(float("nan")) == Cell("–")
+    assert 'data-value=""' in table(["x"], [[Cell("?", float("nan"))]], "T")
     assert percents(0.5, more="n = 3") == Cell("50%", 0.5, "n = 3")
 
 
