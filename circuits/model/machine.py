@@ -44,6 +44,14 @@ class Recent(Generic[K, V]):
         self._values: OrderedDict[K, V] = OrderedDict()
         self._lock = threading.Lock()
 
+    def peek(self, key: K) -> V | None:
+        """The value if it is kept, which counts as asking for it."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
+
     def get(self, key: K, make: Callable[[], V]) -> V:
         with self._lock:
             if key in self._values:

@@ -14,12 +14,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.model.anatomy import Model
@@ -41,6 +43,7 @@ _FEW = 0.4
 """Share of a layer's neurons up to which those kept are computed alone."""
 
 Key = tuple[int, int, str, bytes, bytes]
+Pair = tuple[Tensor, Tensor]
 
 
 class Silent:
@@ -54,6 +57,7 @@ class Silent:
     def __init__(self, replaced: Replaced, mask: Tensor) -> None:
         self.number = next(self._count)
         self.replaced = replaced
+        # Padding counts as replaced, since nothing reads it.
         self.everywhere = bool(((replaced.where.to(mask.device) != 0) | (mask == 0)).all())
         self._sums: dict[int, Tensor] = {}
 
@@ -84,54 +88,58 @@ class Partial:
         """The final stream at the read-out."""
         if self._start > self.clean.top:
             return self.clean.clean.expand(len(self.subsets), *self.clean.clean.shape)
-        return self._left(self.clean.top)[:, :, 0]
+        layer, entered = self._highest()
+        while layer < self.clean.top:
+            stream = self._left(layer, entered)
+            layer += 1
+            entered = self._known(layer, "entered", self._mixed, layer, stream)
+        return self._left(layer, entered)[:, :, 0]
 
-    # -- up, each half-layer from the one below; the first thing asked is whether it is known ---------------------------
+    # -- up, each half-layer from the one below ------------------------------------------------------------------------
 
-    def _entered(self, layer: int) -> tuple[Tensor, Tensor]:
+    def _highest(self) -> tuple[int, Pair]:
+        """The highest layer of which is known what enters it, or the first that is run."""
+        if self._memory is not None:
+            for layer in range(self.clean.top - 1, self._start - 1, -1):
+                found = self._memory.peek(self._key(layer, "entered"))
+                if found is not None:
+                    return layer, found
+        stream = self.clean.run.pre[self._start][None].to(self.clean.blocks[0].dtype)
+        return self._start, self._known(self._start, "entered", self._mixed, self._start, stream)
+
+    def _mixed(self, layer: int, stream: Tensor) -> Pair:
         """The stream entering a layer where it is read out, and what the layer's heads mix of it there."""
-        return self._known(layer, "mixed", lambda: self._mixed(layer))
-
-    def _mixed(self, layer: int) -> tuple[Tensor, Tensor]:
         block = self.clean.blocks[layer]
-        first = layer == self._start
-        stream = self.clean.run.pre[layer][None].to(block.dtype) if first else self._left(layer - 1)
         stream = stream.to(block.device)
         if layer == self.clean.top:
             return Ascent(self.clean, at_readout=False).last_heads(stream)
         return stream, block.mixed(stream, self.clean.around[layer])
 
-    def _halfway(self, layer: int) -> tuple[Tensor, Tensor]:
+    def _attended(self, layer: int, own: Tensor, z: Tensor) -> Pair:
         """The post-attention stream, and what the MLP reads."""
-        return self._known(layer, "halfway", lambda: self._attended(layer))
-
-    def _attended(self, layer: int) -> tuple[Tensor, Tensor]:
         block = self.clean.blocks[layer]
-        own, z = self._entered(layer)
-        kept = self.subsets.on(block.device).heads[:, layer, None, None]
-        still = self._still(layer)
-        z = torch.where((kept | still)[..., None], z, self._there(layer, self.silent.replaced.z[layer]))
+        kept = self._or_still(layer, self.subsets.on(block.device).heads[:, layer, None, None])
+        z = torch.where(kept[..., None], z, self._there(layer, self.silent.replaced.z[layer]))
         mid = own + block.behind(True, block.summed(z))
         if self.edits is not None:
             mid = self.edits.at(2 * layer, mid, self._pick(layer))
         return mid, mid if block.sequential else own
 
-    def _fired(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The post-attention stream, and all neurons."""
-        mid, heard = self._halfway(layer)
-        return mid, self.clean.blocks[layer].activations(heard)
+    def _fired(self, layer: int, heard: Tensor) -> Pair:
+        """What the MLP reads, and all neurons."""
+        return heard, self.clean.blocks[layer].activations(heard)
 
-    def _left(self, layer: int) -> Tensor:
+    def _left(self, layer: int, entered: Pair) -> Tensor:
         """The stream behind a layer."""
         block, silent = self.clean.blocks[layer], self.silent
         kept = self.subsets.on(block.device).neurons[:, layer]
         neurons, post = kept[:, None, None], self._there(layer, silent.replaced.post[layer])
+        mid, heard = self._known(layer, "attended", self._attended, layer, *entered)
         index = silent.few(kept)
         if index is None:
-            mid, fired = self._known(layer, "fired", lambda: self._fired(layer))
-            total = block.mlp_sum(torch.where(neurons | self._still(layer), fired, post))
+            _, fired = self._known(layer, "fired", self._fired, layer, heard)
+            total = block.mlp_sum(torch.where(self._or_still(layer, neurons), fired, post))
         else:
-            mid, heard = self._halfway(layer)
             total = silent.at(layer, block, post)
             if len(index):
                 new = post[..., index]
@@ -142,17 +150,20 @@ class Partial:
 
     # -- what is kept --------------------------------------------------------------------------------------------------
 
-    def _known(self, layer: int, what: str, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Two tensors of one layer, that depend on what is kept below it, and behind attention on its heads too."""
+    def _known(self, layer: int, what: str, make: Callable[..., Pair], *given: Any) -> Pair:
+        """Two tensors of one layer, remembered or made."""
         if self._memory is None or layer == self.clean.top:  # at the read-out alone they are small work
-            return make()
+            return make(*given)
+        return self._memory.get(self._key(layer, what), partial(make, *given))
+
+    def _key(self, layer: int, what: str) -> Key:
+        """What they depend on: all that is kept below, and behind attention the layer's heads."""
         heads, neurons = self._masks
-        behind = layer + (what != "mixed")
-        key = self.silent.number, layer, what, heads[: behind * self._n_heads], neurons[: layer * self._n_neurons]
-        return self._memory.get(key, make)
+        below = heads[:, : layer + (what != "entered")], neurons[:, :layer]
+        return self.silent.number, layer, what, below[0].tobytes(), below[1].tobytes()
 
     @cached_property
-    def _memory(self) -> Recent[Key, tuple[Tensor, Tensor]] | None:
+    def _memory(self) -> Recent[Key, Pair] | None:
         # Several sets side by side are few texts, of which there is little to save; under autograd a graph would be kept.
         if len(self.subsets) > 1 or self.edits is not None or torch.is_grad_enabled():
             return None
@@ -161,34 +172,28 @@ class Partial:
         return _MEMORIES[self.clean.model]
 
     @cached_property
-    def _masks(self) -> tuple[bytes, bytes]:
-        heads, neurons = (mask[0].cpu().numpy().tobytes() for mask in (self.subsets.heads, self.subsets.neurons))
-        return heads, neurons
-
-    @property
-    def _n_heads(self) -> int:
-        return int(self.subsets.heads.shape[2])
-
-    @property
-    def _n_neurons(self) -> int:
-        return int(self.subsets.neurons.shape[2])
+    def _masks(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """What is kept, ``[chunk, layer, ..]``; numpy's, as many small questions are asked of it."""
+        return self.subsets.heads.cpu().numpy(), self.subsets.neurons.cpu().numpy()
 
     # -- where ---------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _start(self) -> int:
         """The first layer in which a set lacks something or the stream is edited; the number of layers where there is none."""
-        changed = ~(self.subsets.heads.all(2).all(0) & self.subsets.neurons.all(2).all(0))
+        heads, neurons = self._masks
+        changed = np.asarray(~(heads.all((0, 2)) & neurons.all((0, 2))))
         if self.edits is not None:
             touched = (self.edits.read != 0).any(2).any(0) | (self.edits.add != 0).any(2).any(0)
-            changed = changed | touched.view(-1, 2).any(1).to(changed.device)
-        found = changed.nonzero()
-        return int(found[0, 0]) if len(found) else len(changed)
+            changed |= touched.view(-1, 2).any(1).cpu().numpy()
+        return int(changed.argmax()) if changed.any() else changed.size
 
-    def _still(self, layer: int) -> Tensor:
-        """Where nothing is replaced."""
+    def _or_still(self, layer: int, kept: Tensor) -> Tensor:
+        """What is kept, or stands where nothing is replaced."""
+        if self.silent.everywhere:
+            return kept
         stay = self.silent.replaced.where[..., None] == 0
-        return self._there(layer, stay.to(self.clean.blocks[layer].device))
+        return kept | self._there(layer, stay.to(kept.device))
 
     def _there(self, layer: int, tensor: Tensor) -> Tensor:
         """``[prompt, pos, ..]`` where the layer is computed: at the read-out alone in the last."""
@@ -198,8 +203,8 @@ class Partial:
         return self.clean.picked_all if layer == self.clean.top else None
 
 
-_MEMORIES: WeakKeyDictionary[Model, Recent[Key, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
+_MEMORIES: WeakKeyDictionary[Model, Recent[Key, Pair]] = WeakKeyDictionary()
 
 
-def _bytes(tensors: tuple[Tensor, Tensor]) -> int:
+def _bytes(tensors: Pair) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
