@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.io import to_json
 from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
 
 from circuits.show.words import decimal, percent, shortened, visible
 
@@ -115,13 +115,13 @@ class Page:
 
     def figure(self, figure: go.Figure, note: str = "") -> None:
         """A figure; its title becomes the caption, which can be read, searched and broken into lines."""
-        drawn: dict[str, Any] = _tame(json.loads(to_json(figure, validate=False)))
+        drawn: dict[str, Any] = _tame(json.loads(json.dumps(figure.to_dict(), cls=PlotlyJSONEncoder)))
         layout = drawn["layout"]
         title = str((layout.pop("title", None) or {}).get("text", "")).replace("<br>", " ")
         layout["margin"] = {**layout.get("margin", {}), "t": 34}
         layout["autosize"] = True
         layout.pop("width", None)
-        height = int(layout.get("height", 450))
+        height = layout.setdefault("height", 450)
         name = f"figure-{self._figures}"
         self._figures += 1
         # "<" cannot occur, so that nothing ends the script element before its end.
@@ -132,7 +132,7 @@ class Page:
         self._parts.append(
             f"<figure {label}>{caption}<div class=wide role=group {label}>"
             f"<div class=drawn id={name} style='height:{height}px'>"
-            f"<p class=note>This figure needs JavaScript; its numbers are in the tables.</p></div></div></figure>"
+            f"<p class=note>This figure needs JavaScript to be drawn.</p></div></div></figure>"
             f"<script type=application/json data-figure={name}>{text}</script>"
         )
 

@@ -128,7 +128,7 @@ def test_differences_are_printed_and_drawn(golden: Run) -> None:
     assert row.split()[:9] == ["fear", "0.33", "–", "+1", "−1", "=1", "+0", "−1", "=1"]
     assert "L0H1 +0.50 → +5.00*" in row
     html = differences_page(compared)
-    assert html.count("plotly-graph-div") >= len(EMOTIONS)
+    assert html.count("data-figure=figure-") >= len(EMOTIONS)
     assert "fear: Jaccard 0.33" in html
     empty = Circuit(Emotion.FEAR, (), ())
     assert 'class="plotly-graph-div' not in differences_page(compare(side(empty), side(empty)))
