@@ -115,7 +115,7 @@ class Page:
 
     def figure(self, figure: go.Figure, note: str = "") -> None:
         """A figure; its title becomes the caption, which can be read, searched and broken into lines."""
-        drawn: dict[str, Any] = _tame(json.loads(json.dumps(figure.to_dict(), cls=PlotlyJSONEncoder)))
+        drawn: dict[str, Any] = _tame(json.loads(json.dumps(figure.to_plotly_json(), cls=PlotlyJSONEncoder)))
         layout = drawn["layout"]
         title = str((layout.pop("title", None) or {}).get("text", "")).replace("<br>", " ")
         layout["margin"] = {**layout.get("margin", {}), "t": 34}

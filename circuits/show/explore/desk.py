@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ RANDOM_SHOWN = 3
 _MOST_TEXTS = 64 * 2**20
 
 
+@runtime_checkable
 class Living(Protocol):
     """The model at hand, as :class:`circuits.live.Live` gives it."""
 

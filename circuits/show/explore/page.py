@@ -74,7 +74,18 @@ def page(desk: Desk) -> Any:
             html.Main(panels),
             *(
                 dcc.Store(id=name)
-                for name in ("scene", "picked", "selection", "work", "tab", "drawn", "state", "loaded")
+                for name in (
+                    "scene",
+                    "picked",
+                    "selection",
+                    "work",
+                    "tab",
+                    "drawn",
+                    "followed",
+                    "restored",
+                    "state",
+                    "loaded",
+                )
             ),
             dcc.Store(id="fixed", data={"layout": desk.layout.as_dict(), "layers": desk.layers}),
             dcc.Interval(id="clock", interval=1500, disabled=not desk.state.endswith("loading")),
@@ -116,6 +127,9 @@ def _graph(desk: Desk) -> Any:
             html.Div(id="tip", hidden=True),
         ],
         id="canvas",
+        tabIndex=0,
+        role="application",
+        **{"aria-label": "The circuit as a graph; arrows walk along its edges; the list below names the keys"},
     )
     bar = html.Div(
         [

@@ -296,8 +296,7 @@ def _texts(desk: Desk, name: str, e: Emotion) -> list[Any]:
         listed(least),
         _graph(figure),
         html.H3("What it looks at"),
-        html.Label("Prompt", htmlFor="look-id"),
-        dcc.Dropdown(options, ids[0], id="look-id", clearable=False, searchable=False),
+        html.Fieldset([html.Legend("Prompt"), dcc.RadioItems(options, ids[0], id="look-id")], className="prompts"),
         html.Div(id="look-view"),
     ]
 

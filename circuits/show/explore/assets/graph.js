@@ -346,7 +346,7 @@
   };
 
   function listen(cy) {
-    cy.on("tap", "node", function (event) { if (!event.target.hasClass("row")) { ME.pick(event.target.id()); document.getElementById("graph").focus({ preventScroll: true }); } });
+    cy.on("tap", "node", function (event) { if (!event.target.hasClass("row")) { ME.pick(event.target.id()); document.getElementById("canvas").focus({ preventScroll: true }); } });
     cy.on("tap", "edge", function (event) {
       const d = event.target, one = known.get(d.id());
       ME.note(one && one.by ? d.id() + ": " + Object.entries(one.by).map(([e, v]) => e + " " + number(v[0]) + " [" + number(v[1]) + ", " + number(v[2]) + "] logits, " + v[3]).join("; ")

@@ -133,7 +133,7 @@
     }
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "/" && !/INPUT|TEXTAREA|SELECT/.test(on.tagName)) { const s = document.getElementById("search"); if (s) { s.focus(); event.preventDefault(); } return; }
-    if (on.closest && on.closest("#graph") && KEYS[event.key]) { KEYS[event.key](); event.preventDefault(); }
+    if (on.closest && on.closest("#canvas") && KEYS[event.key]) { KEYS[event.key](); event.preventDefault(); }
   });
   const CLICKS = { fit: () => ME.fit(), up: () => ME.light("up"), down: () => ME.light("down"), both: () => ME.light("both"), pin: () => ME.pin(), hide: () => ME.hide(), "show-all": () => ME.showAll(),
     undo: () => ME.undo(), redo: () => ME.redo(), label: () => ME.name(value("name")), group: () => ME.group(value("name")), ungroup: () => ME.ungroup(), png: () => png(), svg: () => svg() };
@@ -177,6 +177,18 @@
     return new XMLSerializer().serializeToString(root);
   };
   function svg() { if (ME.cy()) give("circuit.svg", new Blob([ME.svgText()], { type: "image/svg+xml" })); }
+
+  /* Dash calls its lists of tick boxes list boxes, and puts inputs into their options, which screen readers cannot tell: they are
+     groups of labelled inputs, named by the legend around them. */
+  function groups() {
+    for (const list of document.querySelectorAll(".dash-options-list[role=listbox]")) {
+      list.setAttribute("role", "group");
+      const set = list.closest("fieldset"), legend = set && set.querySelector("legend");
+      list.setAttribute("aria-label", legend ? legend.textContent : "choices");
+    }
+    for (const option of document.querySelectorAll(".dash-options-list-option[role=option], .dash-options-list-option[aria-selected]")) { option.removeAttribute("role"); option.removeAttribute("aria-selected"); }
+  }
+  new MutationObserver(groups).observe(document.documentElement, { childList: true, subtree: true, attributes: true, attributeFilter: ["role", "aria-selected"] });
 
   /* ---- what Dash calls ---- */
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
