@@ -30,7 +30,7 @@ _Row = tuple[str, Measured | None, Measured | None]
 """A node's name, its numbers before and after."""
 
 _ACROSS, _UP = 0.2, 0.07
-"""How close two names may lie, as shares of the largest effect on either axis."""
+"""How close two names may lie, as shares of the largest end of an interval on either axis."""
 
 
 def _text(value: object) -> str:
@@ -120,7 +120,10 @@ def _named(groups: Sequence[Sequence[_Row]]) -> frozenset[str]:
     """Whose names are written: the strongest first, and none on top of another; all of them say theirs when pointed at."""
     rows = [row for some in groups for row in some]
     places = {name: tuple(0.0 if m is None else m.effect for m in pair) for name, *pair in rows}
-    spans = [max((abs(p[axis]) for p in places.values()), default=1.0) or 1.0 for axis in (0, 1)]
+    spans = [1.0, 1.0]
+    for axis in (0, 1):
+        ends = [abs(end) for _, *pair in rows if (m := pair[axis]) is not None for end in (m.effect, m.low, m.high)]
+        spans[axis] = max((end for end in ends if end == end), default=1.0) or 1.0
     kept: list[str] = []
     for name in sorted(places, key=lambda name: -max(map(abs, places[name]))):
         x, y = places[name]
