@@ -121,7 +121,7 @@ class Page:
         layout["margin"] = {**layout.get("margin", {}), "t": 34}
         layout["autosize"] = True
         layout.pop("width", None)
-        height = int(layout.get("height", 450))
+        height = layout.setdefault("height", 450)
         name = f"figure-{self._figures}"
         self._figures += 1
         # "<" cannot occur, so that nothing ends the script element before its end.
@@ -132,7 +132,7 @@ class Page:
         self._parts.append(
             f"<figure {label}>{caption}<div class=wide role=group {label}>"
             f"<div class=drawn id={name} style='height:{height}px'>"
-            f"<p class=note>This figure needs JavaScript; its numbers are in the tables.</p></div></div></figure>"
+            f"<p class=note>This figure needs JavaScript to be drawn.</p></div></div></figure>"
             f"<script type=application/json data-figure={name}>{text}</script>"
         )
 

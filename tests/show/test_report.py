@@ -284,6 +284,8 @@ def test_on_paper_figures_fit_and_what_cannot_be_pressed_is_gone(
     opened = Watched(browser.new_page(viewport={"width": 1400, "height": 900})).open(walked[1].report)
     height = "document.querySelector('#figure-0').getBoundingClientRect().height"
     before = opened.evaluate(height)
+    opened.set_viewport_size({"width": 1000, "height": 700})  # plotly draws anew, and forgets the height it was given
+    opened.wait_for_timeout(400)
     opened.emulate_media(media="print")
     opened.evaluate("dispatchEvent(new Event('beforeprint')); dispatchEvent(new Event('beforeprint'))")
     widths = opened.evaluate("[...document.querySelectorAll('.main-svg')].map(s => s.getBoundingClientRect().width)")
