@@ -143,14 +143,14 @@ def elsewhere(
     steps, done = len(plans.others) * len(EMOTIONS), 0
     for ablation, plan in plans.others.items() if found else ():
         for e, bench in Bench.every(plan, Positions(settings.positions)).items():
-            watch("other ablations", done, steps)
+            watch("circuits under other ablations", done, steps)
             done += 1
             if e in found:
                 # With the data set's mean or nothing at all, machinery that all emotions share goes as well.
                 nodes, count = circuits[e].components, _drawn(settings, _FEW)
                 one = by_ablation(nodes, {ablation: bench}, count=count, seed=settings.seed)[ablation]
                 found[e][str(ablation)] = {"undefined": one} if isinstance(one, str) else one.as_dict()
-    watch("other ablations", steps, steps)
+    watch("circuits under other ablations", steps, steps)
     return {
         e: replace(circuit, judgement={**circuit.judgement, "ablations": found[e]}) if found.get(e) else circuit
         for e, circuit in circuits.items()
