@@ -24,7 +24,7 @@ from plotly.utils import PlotlyJSONEncoder
 
 from circuits.show.words import decimal, percent, shortened, visible
 
-__all__ = ["Cell", "Page", "datum", "decimals", "page", "percents", "quoted", "table"]
+__all__ = ["Cell", "Page", "datum", "decimals", "page", "percents", "quoted", "table", "tamed"]
 
 _LONGEST = 600
 """Characters of one text in a figure."""
@@ -115,19 +115,15 @@ class Page:
 
     def figure(self, figure: go.Figure, note: str = "") -> None:
         """A figure; its title becomes the caption, which can be read, searched and broken into lines."""
-        drawn: dict[str, Any] = _tame(json.loads(json.dumps(figure.to_plotly_json(), cls=PlotlyJSONEncoder)))
+        drawn, title = tamed(figure)
         layout = drawn["layout"]
-        title = str((layout.pop("title", None) or {}).get("text", "")).replace("<br>", " ")
-        layout["margin"] = {**layout.get("margin", {}), "t": 34}
-        layout["autosize"] = True
-        layout.pop("width", None)
-        height = layout.setdefault("height", 450)
+        height = layout["height"]
         name = f"figure-{self._figures}"
         self._figures += 1
         # "<" cannot occur, so that nothing ends the script element before its end.
         text = json.dumps({"data": drawn["data"], "layout": layout}, separators=(",", ":")).replace("<", "\\u003c")
         more = f"<br>{_said(note)}" if note else ""
-        caption = f"<figcaption id={name}-title><b>{_plain(title)}</b>{more}</figcaption>" if title or note else ""
+        caption = f"<figcaption id={name}-title><b>{escape(title)}</b>{more}</figcaption>" if title or note else ""
         label = f"aria-labelledby={name}-title" if caption else "aria-label=figure"
         self._parts.append(
             f"<figure {label}>{caption}<div class=wide role=group {label}>"
@@ -177,9 +173,19 @@ def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
 
 
-def _plain(title: str) -> str:
-    """A figure's title as HTML; the ``<`` that was tamed for plotly is one again, escaped once."""
-    return escape(title.replace("&lt;", "<"))
+def tamed(figure: go.Figure) -> tuple[dict[str, Any], str]:
+    """A figure as plain values whose texts are no markup and no control characters, and its title, taken out, as plain text.
+
+    A title inside a figure can neither be read aloud nor broken into lines; it belongs above it.
+    """
+    drawn: dict[str, Any] = _tame(json.loads(json.dumps(figure.to_plotly_json(), cls=PlotlyJSONEncoder)))
+    layout = drawn["layout"]
+    title = str((layout.pop("title", None) or {}).get("text", "")).replace("<br>", " ").replace("&lt;", "<")
+    layout["margin"] = {**layout.get("margin", {}), "t": 34}
+    layout["autosize"] = True
+    layout.pop("width", None)
+    layout.setdefault("height", 450)
+    return drawn, title
 
 
 def _tame(value: Any) -> Any:

@@ -399,7 +399,7 @@ def test_two_runs_side_by_side(opened: Open, small_run: Run) -> None:
     page.fill("#compare-with", "other")
     page.click("#compare-run")
     page.wait_for_selector("#compare-view table")
-    here, there = small_run.circuit("anger"), open_run(small_run.directory.parent / "other").circuit("anger")
+    here, there = small_run.circuit("fear"), open_run(small_run.directory.parent / "other").circuit("fear")
     lost = {n.name for n in there.nodes} - {n.name for n in here.nodes}
     assert all(name in text(page, "#compare-view") for name in lost)
 

@@ -195,12 +195,13 @@ def _tabs(app: Dash, desk: Desk) -> None:
         Input("compare-run", "n_clicks"),
         Input("compare-emotion", "value"),
         State("compare-with", "value"),
+        State("emotions", "value"),
     )
     @_kindly(desk)
-    def compared(tab: Any, _clicks: Any, emotion: Any, name: Any) -> Any:
+    def compared(tab: Any, _clicks: Any, emotion: Any, name: Any, shown: Any) -> Any:
         if tab != "compare":
             return no_update
-        chosen = _emotions([emotion])
+        chosen = _emotions([emotion]) or _emotions(shown)
         return views.compare_view(desk, str(name)[:200] if name else None, str(chosen[0]) if chosen else None)
 
 

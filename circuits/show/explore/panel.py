@@ -15,9 +15,10 @@ from circuits.model.sites import Kind, parse
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.show.explore.desk import Desk
 from circuits.show.figures import EMOTION_COLOURS
+from circuits.show.page import tamed
 from circuits.show.words import decimal, visible
 
-__all__ = ["acting", "compact", "effects_figure", "node_panel", "spread_figure", "tokens_view"]
+__all__ = ["acting", "captioned", "compact", "effects_figure", "node_panel", "spread_figure", "tokens_view"]
 
 _METHODS = {
     "exact": ("circle", "#222222"),
@@ -59,7 +60,7 @@ def node_panel(desk: Desk, name: str | None, shown: Sequence[str]) -> Any:
     kind = {"head": "attention head", "neuron": "MLP neuron"}.get(str(component.kind), "half-layer")
     parts: list[Any] = [html.H2(component.name), html.P(f"{kind} of layer {component.layer}, {where}.")]
     if len(rows):
-        parts += [_graph(effects_figure(rows, component.name)), _table(rows)]
+        parts += [captioned(effects_figure(rows, component.name)), _table(rows)]
     else:
         parts.append(html.P("The run measured no effect of it.", className="note"))
     parts += _cosines(desk, component.name)
@@ -93,11 +94,13 @@ def _largest(rows: pd.DataFrame) -> Emotion | None:
     return Emotion(best["emotion"])
 
 
-def _graph(figure: go.Figure, name: str | None = None) -> Any:
+def captioned(figure: go.Figure, name: str | None = None) -> Any:
+    """A figure under its title; text of data in it is no markup."""
+    drawn, title = tamed(figure)
     more = {} if name is None else {"id": name}
-    return dcc.Graph(
-        figure=figure, config=CONFIG, responsive=True, style={"height": f"{figure.layout.height or 260}px"}, **more
-    )
+    height = f"{drawn['layout']['height']}px"
+    graph = dcc.Graph(figure=drawn, config=CONFIG, responsive=True, style={"height": height}, **more)
+    return html.Figure([html.Figcaption(title), html.Div(graph, className="figure")])
 
 
 def compact(figure: go.Figure, title: str, height: int) -> go.Figure:
@@ -298,7 +301,7 @@ def _texts(desk: Desk, name: str, e: Emotion) -> list[Any]:
         listed(most),
         html.H4("least [logits]"),
         listed(least),
-        _graph(figure),
+        captioned(figure),
         html.H3("What it looks at"),
         html.Fieldset([html.Legend("Prompt"), dcc.RadioItems(options, ids[0], id="look-id")], className="prompts"),
         html.Div(id="look-view"),
@@ -365,7 +368,7 @@ def tokens_view(desk: Desk, prompt: str, name: str) -> Any:
         figure = go.Figure(heat)
         figure.update_yaxes(autorange="reversed", tickfont={"size": 9}, automargin=True)
         figure.update_xaxes(tickfont={"size": 9}, tickangle=-60, automargin=True)
-        return _graph(compact(figure, "Attention: row looks at column", max(300, 13 * len(tokens) + 120)))
+        return captioned(compact(figure, "Attention: row looks at column", max(300, 13 * len(tokens) + 120)))
     values = found["activations"]
     figure = go.Figure(
         go.Bar(
@@ -377,4 +380,4 @@ def tokens_view(desk: Desk, prompt: str, name: str) -> Any:
         )
     )
     figure.update_yaxes(autorange="reversed", tickfont={"size": 9}, automargin=True)
-    return _graph(compact(figure, "Activation at each token", max(260, 14 * len(tokens) + 70)))
+    return captioned(compact(figure, "Activation at each token", max(260, 14 * len(tokens) + 70)))

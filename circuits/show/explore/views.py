@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from dash import dcc, html
+from dash import html
 
 from circuits.compare.claims import Claim
 from circuits.model.sites import Kind, parse
@@ -18,7 +18,7 @@ from circuits.show import figures
 from circuits.show.beside import effects, effects_in_words
 from circuits.show.differences import difference_figure
 from circuits.show.explore.desk import Desk
-from circuits.show.explore.panel import CONFIG
+from circuits.show.explore.panel import captioned
 from circuits.show.figures import EMOTION_COLOURS
 from circuits.show.halves import half_layers, misattribution
 from circuits.show.words import decimal, in_words, percent, visible
@@ -33,17 +33,6 @@ __all__ = [
     "vector_view",
     "what_if_view",
 ]
-
-
-def _graph(figure: go.Figure, name: str | None = None, label: str = "") -> Any:
-    more = {} if name is None else {"id": name}
-    height = figure.layout.height or 420
-    return html.Div(
-        dcc.Graph(figure=figure, config=CONFIG, responsive=True, style={"height": f"{height}px"}, **more),
-        className="figure",
-        role="group",
-        **{"aria-label": label or str(figure.layout.title.text or "figure")},
-    )
 
 
 def projections(table: pd.DataFrame) -> go.Figure:
@@ -145,17 +134,17 @@ def vector_view(desk: Desk, name: str | None, picked: str | None) -> Any:
             + visible("; ".join(map(str, run.manifest["notices"])) or "none"),
             className="note",
         )
-    parts: list[Any] = [_graph(projections(table))]
+    parts: list[Any] = [captioned(projections(table))]
     if (table["emotion"] == str(e)).any():
-        parts += [_graph(figures.writers(table, e)), _graph(nodes_figure(table, e, picked), "vector-nodes")]
+        parts += [captioned(figures.writers(table, e)), captioned(nodes_figure(table, e, picked), "vector-nodes")]
     else:
         parts.append(html.P(f"The run compares no circuit of {e} with its direction.", className="note"))
     if (run.half_layers["emotion"] == str(e)).any():
-        parts.append(_graph(half_layers(run.half_layers, e, table)))
+        parts.append(captioned(half_layers(run.half_layers, e, table)))
     if (run.same_effect.table["emotion"] == str(e)).any():
-        parts += [_graph(effects(run.same_effect.table, e)), html.P(effects_in_words(run.same_effect.table, e))]
+        parts += [captioned(effects(run.same_effect.table, e)), html.P(effects_in_words(run.same_effect.table, e))]
     if len(run.half_layer_rates):
-        parts.append(_graph(misattribution(run.half_layer_rates)))
+        parts.append(captioned(misattribution(run.half_layer_rates)))
     return parts
 
 
@@ -167,11 +156,11 @@ def judge_view(desk: Desk) -> Any:
     if notices:
         parts.append(html.Div([html.P(visible(n), className="warn") for n in notices]))
     if any("faithfulness" in c.judgement for c in circuits.values()):
-        parts.append(_graph(figures.faithfulness(circuits)))
+        parts.append(captioned(figures.faithfulness(circuits)))
     if any("curve" in c.judgement for c in circuits.values()):
-        parts.append(_graph(figures.curves(circuits)))
+        parts.append(captioned(figures.curves(circuits)))
     if "specificity" in together:
-        parts.append(_graph(figures.specificity(together["specificity"])))
+        parts.append(captioned(figures.specificity(together["specificity"])))
     rows = []
     for e, c in circuits.items():
         found = c.judgement.get("stability")
@@ -283,9 +272,9 @@ def compare_view(desk: Desk, name: str | None, wanted: str | None) -> Any:
             for figure, side_name in zip(drawn, (desk.run.directory.name, name), strict=True):
                 figure.update_layout(title={"text": f"{visible(side_name)[:60]}, {figure.layout.title.text}"})
             only = [("only here", d.gained), ("only there", d.lost)]
-            parts.append(html.Div([_graph(f) for f in drawn], className="pair"))
+            parts.append(html.Div([captioned(f) for f in drawn], className="pair"))
             parts += [html.P(f"{what}: {', '.join(n.name for n in some) or 'none'}") for what, some in only]
-            parts.append(_graph(difference_figure(d)))
+            parts.append(captioned(difference_figure(d)))
         else:
             parts.append(html.P(f"Neither run found a circuit of {e}.", className="note"))
     return parts
@@ -369,7 +358,7 @@ def what_if_view(found: Mapping[str, Any]) -> Any:
         )
     parts += [
         html.Div(
-            [_graph(figure), html.Div(html.Table([html.Thead(head), html.Tbody(rows)]), className="wide")],
+            [captioned(figure), html.Div(html.Table([html.Thead(head), html.Tbody(rows)]), className="wide")],
             className="pair",
         ),
         html.P(
