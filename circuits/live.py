@@ -297,8 +297,8 @@ class Live:
             e: abs(node.effect) for e in EMOTIONS for node in self.run.circuit(e).nodes if node.component == component
         }
         if not effects:
-            table = self.run.effects.table
-            mine = table[(table["component"] == component.name) & (table["method"] == str(Method.EXACT))]
+            rows = self.run.effects.rows(component.name)
+            mine = rows[rows["method"] == str(Method.EXACT)]
             effects = {_emotion(str(e)): abs(float(x)) for e, x in zip(mine["emotion"], mine["effect"], strict=True)}
         effects = {e: size for e, size in effects.items() if np.isfinite(size)}
         if not effects:

@@ -242,10 +242,10 @@ def told(
     """
     if not 1 <= top <= len(vocabulary):
         raise SettingsError(f"the number of next words is {top}; expected 1 to {len(vocabulary)}")
-    both = torch.cat([clean, changed])
-    before, after = ({e: float(row[e.column]) for e in EMOTIONS} for row in readout(both))
-    p = vocabulary.probabilities(both)
-    either = torch.unique(torch.cat([row.topk(top).indices for row in p]))
-    order = either[p[:, either].max(0).values.argsort(descending=True, stable=True)].tolist()
+    # Each alone: products of several rows may differ in the last bit, and nothing changed must mean nothing moved.
+    before, after = ({e: float(x) for e, x in zip(EMOTIONS, readout(s)[0], strict=True)} for s in (clean, changed))
+    p = torch.cat([vocabulary.probabilities(s) for s in (clean, changed)])
+    either = sorted({i for row in p for i in row.topk(top).indices.tolist()})
+    order = sorted(either, key=lambda i: -float(p[:, i].max()))
     words = [NextWord(vocabulary.word(i), i, float(p[0, i]), float(p[1, i])) for i in order]
     return before, after, tuple(words)
