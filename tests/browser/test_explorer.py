@@ -374,8 +374,17 @@ def test_what_if_moves_the_six_emotions(opened_live: Open, living: Desk) -> None
 def test_circuit_and_vector_are_linked_with_the_graph(opened: Open, small_run: Run) -> None:
     page = opened("emotions=fear&tab=vector")
     page.wait_for_selector("#vector-nodes .scatterlayer .point")
-    page.locator("#vector-nodes .scatterlayer .point").last.click(force=True)
-    until(page, "explorer.picked !== null")
+    points = page.locator("#vector-nodes .scatterlayer .point")
+    points.last.scroll_into_view_if_needed()
+    for _ in range(10):  # plotly listens only after its first drawing
+        box = points.last.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2 - 3, box["y"] + box["height"] / 2)
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.wait_for_timeout(150)
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.wait_for_timeout(400)
+        if page.evaluate("explorer.picked"):
+            break
     picked = page.evaluate("explorer.picked")
     assert picked in {n.name for n in small_run.circuit("fear").nodes}
     assert len(page.query_selector_all("#vector-view .js-plotly-plot")) >= 5
