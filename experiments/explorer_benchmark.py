@@ -55,7 +55,8 @@ def main(
             "run": _size(place),
             "repetitions": repetitions,
         }
-        for name, cold in (("opening", False), ("opening, nothing cached", True)):
+        ways = {"opening": False, "opening, nothing cached": True}
+        for name, cold in ways.items() if hasattr(os, "posix_fadvise") else [("opening", False)]:
             print(name, flush=True)
             results[name] = _spreads([_opened(place, cold) for _ in range(repetitions)])
         try:
@@ -243,7 +244,7 @@ def _words(results: dict[str, Any]) -> str:
         return f"{found['median'] / 1e6:.0f} MB (at most {found['high'] / 1e6:.0f})"
 
     rows = []
-    for name in ("opening", "opening, nothing cached"):
+    for name in (n for n in ("opening", "opening, nothing cached") if n in results):
         found = results[name]
         rows.append((f"{name}: process until the run is open, hashes compared", seconds(found["open"]), ""))
         rows.append((f"{name}: process until the first tables are read", seconds(found["first tables"]), "< 3 s"))
