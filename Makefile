@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup discover onset geometry transfer overlap repair claims benchmark benchmark-explorer calibration truth verdicts families embedded-model test test-all test-quick drills lint clean
+.PHONY: help setup discover explore onset geometry transfer overlap repair claims benchmark benchmark-explorer calibration truth verdicts families embedded-model test test-all test-quick drills lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ $(STAMP): pyproject.toml
 
 discover: $(STAMP) ## find the six circuits of the embedded model; ARGS="--model gpt2 --prompts situations" for another
 	@$(BIN)/python experiments/discover.py $(ARGS)
+
+explore: $(STAMP) ## walk through the newest run in the browser; ARGS="runs/my-run --port 8070 --no-browser"
+	@$(BIN)/circuits explore $(ARGS)
 
 onset: $(STAMP) ## where in the model is each emotion first decodable?
 	@$(BIN)/python experiments/onset.py $(ARGS)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from circuits.errors import SettingsError
 from circuits.runs.directory import Run, open_run
 from circuits.runs.newest import newest_run
 
 if TYPE_CHECKING:
-    import dash
-
     from circuits.show.explore.desk import Desk, Living
 
 __all__ = ["explore", "explorer"]
@@ -55,8 +53,8 @@ def explorer(
     model: str | os.PathLike[str] | None = None,
     prompts: str | os.PathLike[str] | None = None,
     live: bool = True,
-) -> tuple[dash.Dash, Desk]:
-    """The explorer's app and what it shows, not yet served; ``live=False`` leaves the model out.
+) -> tuple[Any, Desk]:
+    """The explorer's Dash app and what it shows, not yet served; ``live=False`` leaves the model out.
 
     Raises:
         RunError, SettingsError: see :func:`explore`.

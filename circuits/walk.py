@@ -19,7 +19,7 @@ import torch
 
 from circuits import jsontext, shipped
 from circuits.circuit.graph import Circuit
-from circuits.circuit.judge import Plans, judge
+from circuits.circuit.judge import Plans, elsewhere, judge
 from circuits.circuit.methods import method
 from circuits.compare.together import Compared, compare
 from circuits.directions.estimators import contrast, directions_from, grand_mean, probe
@@ -172,24 +172,28 @@ class _Walk:
         with self._step("circuits"):
             verdict = judge(self.prompts, best, direct, self.settings, self.plans, self.watch, store=self.writer.shards)
             judged = verdict.judged
+            circuits = {e: one.circuit for e, one in judged.items()}
         with self._step("comparison"):
             compared = compare(
-                self.plans.test, Positions(self.settings.positions), directions[0],
-                {e: j.circuit.components for e, j in judged.items()}, {e: j.random for e, j in judged.items()},
+                self.plans.test, verdict.benches, directions[0],
+                {e: circuit.components for e, circuit in circuits.items()}, {e: j.random for e, j in judged.items()},
                 sublayers, thorough=self.settings.thorough, watch=self.watch,
             )  # fmt: skip
+        together = jsontext.plain(verdict.together)
+        del verdict  # its benches are large, and others are made
+        with self._step("other ablations"):
+            circuits = elsewhere(circuits, self.settings, self.plans, self.watch)
         with self._step("tables"):
             test = self.prompts.split(Split.TEST)
             parts = [e.on(test).table for e in (sublayers, heads, *([verified] if verified else []), screen, direct)]
             table = pd.concat(parts, ignore_index=True)
-        circuits = {e: j.circuit for e, j in judged.items()}
         extra = {
             "answers": {str(e): list(ids) for e, ids in heads.answers.items()},
             "notices": list(dict.fromkeys((*heads.notices, *self._doubts(certified), *_shortfalls(circuits)))),
             "screen": _screened(certified),
             "reliability": _reliability([sublayers, heads, screen]),
             "engine": engine(self.model),
-            "judge": jsontext.plain(verdict.together),
+            "judge": together,
             "compared": {"notices": list(compared.halves.notices), "skipped": compared.skipped},
         }
         return self._write(joined([sublayers, best]), table, directions, circuits, compared, extra)

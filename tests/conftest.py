@@ -69,9 +69,10 @@ def tiny_prompts() -> Prompts:
 
 
 LONGEST = (
-    "model/test_planted_kinds.py", "circuit/test_edgemethods.py", "test_walk.py", "effects/test_certify.py",
+    "experiments/test_tour.py", "model/test_planted_kinds.py", "circuit/test_edgemethods.py", "test_walk.py",
+    "effects/test_certify.py",
     "laws/test_recovery.py", "test_golden.py", "test_experiments.py", "runs/test_disk.py", "circuit/test_conditional.py",
-    "effects/test_edges.py", "effects/test_integrated.py", "test_cli.py",
+    "effects/test_edges.py", "effects/test_integrated.py", "test_cli.py", "show/test_report.py",
 )  # fmt: skip
 """Begun first: a file is run by one worker, and one that is begun last keeps the others waiting."""
 

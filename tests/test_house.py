@@ -15,7 +15,7 @@ ROOT = Path(circuits.__file__).parent
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
 ROOMS = ("prompts", "model", "directions", "effects", "circuit", "compare", "runs", "show")
 LEAVES = ("errors", "jsontext", "shipped", "settings", "versions")
-TOP = ("walk", "live", "cli", "testing", "__main__")
+TOP = ("walk", "live", "exploring", "cli", "testing", "__main__")
 LARGEST = 420
 
 PUBLIC = [

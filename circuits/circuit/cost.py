@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,11 @@ class Neutral:
         if not self.counts.sum():
             raise MeasurementError("no neutral text has a second token; expected something to predict")
 
+    @cached_property
+    def clean(self) -> Array:
+        """:meth:`losses` with nothing replaced."""
+        return self.losses()
+
     @torch.no_grad()
     def losses(self, ablated: Collection[Component] = (), change: Change | None = None) -> Array:
         """Negative log-probability [nats] of the next tokens, summed over each text, with these components replaced.
@@ -133,7 +139,7 @@ def language_cost(neutral: Neutral, circuit: Collection[Component], *, count: in
     """
     model, counts = neutral.model, neutral.counts
     members = require_circuit(model, circuit)
-    clean, without = neutral.losses(), neutral.losses(members)
+    clean, without = neutral.clean, neutral.losses(members)
 
     def perplexity(means: Array) -> Array:
         result: Array = np.exp(means[:, 0] / means[:, 1])

@@ -8,7 +8,7 @@ what ablating it costs the language. Completeness and minimality take minutes an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from circuits.prompts.datasets import Prompts, Split
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.settings import Settings
 
-__all__ = ["Judged", "Plans", "Verdict", "judge"]
+__all__ = ["Judged", "Plans", "Verdict", "elsewhere", "judge"]
 
 _FEW = 10
 """Random circuits beside each under other kinds of ablation, unless the walk is thorough."""
@@ -56,10 +56,12 @@ class Verdict:
 
     Attributes:
         together: JSON values: ``specificity``, ``overlap``, and what was ``skipped``, each where it could be measured.
+        benches: on which they were judged; the stream can be edited on them.
     """
 
     judged: Mapping[Emotion, Judged]
     together: Mapping[str, Any]
+    benches: Mapping[Emotion, Bench]
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def judge(
     chosen, reported = effects.on(prompts.split(Split.SELECT)), effects.on(prompts.split(Split.TEST))
     choices = choose(plans.select, chosen, settings, watch, store=store)
     model, positions = plans.test.model, Positions(settings.positions)
-    steps = (3 + len(plans.others)) * len(EMOTIONS)
+    steps = 3 * len(EMOTIONS)
     done = 0
 
     def step() -> None:
@@ -101,7 +103,7 @@ def judge(
     spoken = Neutral(model, neutral) if neutral.neutral else None
     judged: dict[Emotion, Judged] = {}
     judgements: dict[Emotion, dict[str, Any]] = {}
-    benches = Bench.every(plans.test, positions)
+    benches = Bench.every(plans.test, positions, states=True)
     for e, bench in benches.items():
         step()
         j = judgements[e] = {
@@ -123,20 +125,36 @@ def judge(
         together["specificity"] = specificity(benches, found, count=count, seed=settings.seed).as_dict()
     if len(found) > 1:
         together["overlap"] = overlap(model, found, seed=settings.seed).as_dict()
-    del benches  # one set at a time: each holds replacement values for every layer
-    for ablation, plan in plans.others.items():
-        for e, bench in Bench.every(plan, positions).items() if found else ():
-            step()
-            if e in found:
-                # With the data set's mean or nothing at all, machinery that all emotions share goes as well.
-                count = _drawn(settings, _FEW)
-                one = by_ablation(found[e], {ablation: bench}, count=count, seed=settings.seed)[ablation]
-                value = {"undefined": one} if isinstance(one, str) else one.as_dict()
-                judgements[e].setdefault("ablations", {})[str(ablation)] = value
     if not settings.thorough:
         together["skipped"] = _skipped(found, settings)
     watch("judging circuits", steps, steps)
-    return Verdict(judged, together)
+    return Verdict(judged, together, benches)
+
+
+def elsewhere(
+    circuits: Mapping[Emotion, Circuit], settings: Settings, plans: Plans, watch: Watch
+) -> dict[Emotion, Circuit]:
+    """The circuits with their faithfulness under the other kinds of ablation in their judgements.
+
+    Benches hold replacement values for every layer: call this when those of the verdict are no longer needed, so that one set
+    is held at a time.
+    """
+    found: dict[Emotion, dict[str, Any]] = {e: {} for e, circuit in circuits.items() if circuit.nodes}
+    steps, done = len(plans.others) * len(EMOTIONS), 0
+    for ablation, plan in plans.others.items() if found else ():
+        for e, bench in Bench.every(plan, Positions(settings.positions)).items():
+            watch("other ablations", done, steps)
+            done += 1
+            if e in found:
+                # With the data set's mean or nothing at all, machinery that all emotions share goes as well.
+                nodes, count = circuits[e].components, _drawn(settings, _FEW)
+                one = by_ablation(nodes, {ablation: bench}, count=count, seed=settings.seed)[ablation]
+                found[e][str(ablation)] = {"undefined": one} if isinstance(one, str) else one.as_dict()
+    watch("other ablations", steps, steps)
+    return {
+        e: replace(circuit, judgement={**circuit.judgement, "ablations": found[e]}) if found.get(e) else circuit
+        for e, circuit in circuits.items()
+    }
 
 
 def _drawn(settings: Settings, few: int) -> int:
@@ -239,7 +257,7 @@ def _nodes(components: tuple[Component, ...], e: Emotion, effects: Effects, dire
 def _measured(components: tuple[Component, ...], e: Emotion, effects: Effects, direct: Effects) -> list[Measured]:
     """What the components do to one emotion."""
     some = effects.of(components)
-    summary, straight = some.summary(e), direct.of(components).by_scenario(e).mean(0)
+    summary, straight = some.summary(e, permuted=False), direct.of(components).by_scenario(e).mean(0)
     return [
         Measured(
             effect=float(summary.mean[i]), low=float(summary.low[i]), high=float(summary.high[i]), q=float(summary.q_sign[i]),

@@ -83,7 +83,7 @@ def chance_jaccard(
     rng = np.random.default_rng(seed)
     shared = np.zeros(_CHANCE)
     here, first, second = (Counter((c.kind, c.layer) for c in some) for some in (set(available), set(a), set(b)))
-    for place in first | second:
+    for place in sorted(first | second):  # sets come in another order in every process
         if max(first[place], second[place]) > here[place]:
             raise MeasurementError(f"a set has more {place[0]}s of layer {place[1]} than the {here[place]} available")
         if first[place] and second[place]:

@@ -15,7 +15,6 @@ from circuits.compare.table import EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS, C
 from circuits.compare.writers import writers
 from circuits.directions.vectors import Directions
 from circuits.effects.batch import Plan
-from circuits.effects.kinds import Positions
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.effects.table import Effects
 from circuits.model.sites import Component
@@ -40,7 +39,7 @@ class Compared:
 
 def compare(
     test: Plan,
-    positions: Positions,
+    benches: Mapping[Emotion, Bench],
     directions: Directions,
     circuits: Mapping[Emotion, Sequence[Component]],
     random: Mapping[Emotion, Sequence[Sequence[Component]]],
@@ -53,6 +52,7 @@ def compare(
 
     Args:
         test: the walk through the held-out prompts.
+        benches: on its prompts, made with ``states=True``.
         directions: estimated on other scenarios.
         circuits, random: by emotion, the circuit and matched random ones; an emotion without a circuit is left out.
         sublayers: exact effects of all half-layers, on (at least) these prompts.
@@ -70,7 +70,6 @@ def compare(
     watch("circuit against direction", 1, steps)
     halves = _halves(test, sublayers, _PERMUTATIONS[thorough])
     tables = []
-    benches = Bench.every(test, positions, states=True) if found else {}
     middle, last = model.states[model.n_layers - 1], model.states[-1]
     chosen = None if thorough else [middle, last]
     for done, e in enumerate(found):

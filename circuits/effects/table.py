@@ -152,30 +152,31 @@ class Effects:
         """How well two halves of the scenarios agree on all components' effects on ``e``."""
         return split_half(self.by_scenario(e), seed=e.column)
 
-    def summary(self, e: Emotion) -> Summary:
+    def summary(self, e: Emotion, *, permuted: bool = True) -> Summary:
         """Mean, interval, p and q over scenarios of every component's effect on ``e``.
 
         ``p_sign`` is a sign-flip test over scenarios: does the mean differ from zero? ``p`` asks for a finding: where the
         ablation compares inside scenarios it is the larger of this and a permutation of the emotions inside scenarios, because
         effects of single neurons are skewed, sign flips assume symmetry, and what acts alike on all texts is no emotion's own.
+        Without ``permuted`` it is the sign flips' alone.
 
         The q-values adjust over components of one kind and method: heads among heads, neurons measured exactly (few, picked
         on other texts) among themselves, first-order ones among themselves.
         """
         values = self.by_scenario(e)
         n = len(self.components)
-        rows = self.by_row(e) if self.ablation in (Ablation.MEAN_SCENARIO, Ablation.RESAMPLE) else None
+        rows = self.by_row(e) if permuted and self.ablation in (Ablation.MEAN_SCENARIO, Ablation.RESAMPLE) else None
         columns = {name: np.empty(n) for name in ("mean", "low", "high", "p", "q", "p_sign", "q_sign")}
         families = [(c.kind, m) for c, m in zip(self.components, self.methods, strict=True)]
         for family in dict.fromkeys(families):
             index = [i for i, f in enumerate(families) if f == family]
-            permuted = None
+            by_emotion = None
             if rows is not None and len(values) >= MIN_SCENARIOS:
                 some, scenarios = rows
-                permuted = emotion_permutation(
+                by_emotion = emotion_permutation(
                     some[..., index], e.column, scenarios, seed=e.column, resolution=self.resolution
                 )
-            part = summarise(values[:, index], seed=e.column, resolution=self.resolution, by_emotion=permuted)
+            part = summarise(values[:, index], seed=e.column, resolution=self.resolution, by_emotion=by_emotion)
             for name, column in columns.items():
                 column[index] = getattr(part, name)
         return Summary(**columns, n=values.shape[0])

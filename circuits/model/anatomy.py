@@ -20,9 +20,13 @@ from torch import Tensor
 
 from circuits import jsontext
 from circuits.errors import ComponentError, MeasurementError, UnsupportedModelError
+from circuits.model.machine import Recent
 from circuits.model.sites import Component, Half, Kind, State, head, neuron, parse, states, sublayer
 
 __all__ = ["Capabilities", "Law", "Model", "Tokens"]
+
+_TEXTS = 20_000
+"""Texts whose tokens are remembered: every measurement encodes its prompts anew."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ class Model:
         self.dtype: torch.dtype = parameter.dtype
         self.tokenizer = bridge.tokenizer
         self._fingerprint: tuple[tuple[tuple[int, int], ...], str] | None = None
+        self._ids: Recent[str, list[int]] = Recent(_TEXTS)
 
     @cached_property
     def mlp_width(self) -> int:
@@ -279,8 +284,12 @@ class Model:
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of one text, with the special tokens this tokenizer itself puts in front, and none behind."""
-        ids = list(self.tokenizer(text, verbose=False)["input_ids"])
-        return ids[: len(ids) - self._closing]  # a closing token would become the read-out position
+
+        def ids() -> list[int]:
+            found = list(self.tokenizer(text, verbose=False)["input_ids"])
+            return found[: len(found) - self._closing]  # a closing token would become the read-out position
+
+        return list(self._ids.get(text, ids))
 
     @cached_property
     def _closing(self) -> int:

@@ -33,13 +33,24 @@ V = TypeVar("V")
 class Recent(Generic[K, V]):
     """The few values that were asked for last; safe to ask from several threads.
 
-    Two threads that miss the same value at once both make it, and it is the same.
+    Two threads that miss the same value at once both make it, and it is the same. Without ``weigh`` ``most`` counts values;
+    with it, it bounds the sum of their weights, and a value heavier than that is made each time.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, weigh: Callable[[V], int] = lambda value: 1) -> None:
         self._most = most
+        self._weigh = weigh
+        self._weight = 0
         self._values: OrderedDict[K, V] = OrderedDict()
         self._lock = threading.Lock()
+
+    def peek(self, key: K) -> V | None:
+        """The value if it is kept, which counts as asking for it."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
 
     def get(self, key: K, make: Callable[[], V]) -> V:
         with self._lock:
@@ -47,10 +58,14 @@ class Recent(Generic[K, V]):
                 self._values.move_to_end(key)
                 return self._values[key]
         value = make()
+        weight = self._weigh(value)
         with self._lock:
-            self._values[key] = value
-            while len(self._values) > self._most:
-                self._values.popitem(last=False)
+            if weight <= self._most and key not in self._values:
+                self._values[key] = value
+                self._weight += weight
+                while self._weight > self._most:
+                    _, oldest = self._values.popitem(last=False)
+                    self._weight -= self._weigh(oldest)
         return value
 
 

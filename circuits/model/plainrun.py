@@ -10,11 +10,11 @@ What is saved, exactly and for every change:
   ``⟨q, W_K x⟩ = ⟨W_Kᵀ q, x⟩`` and ``Σ p_t W_V x_t = W_V Σ p_t x_t`` (keys are formed where they are turned or normalised).
 * Where every change spares the first token (its mean over a scenario is itself where all texts begin alike), so does every
   stream above it: later tokens look at the clean run's key and value there.
-* Where all but a few neurons are replaced, only those few are computed; what the others write is known.
 * Changes at the read-out token leave all other tokens as they were: each block runs there alone, over the clean run's keys and
   values, and alternatives that entered at different layers go up together.
 
-This module holds what belongs to the clean run; :mod:`circuits.model.ascent` is the way up.
+This module holds what belongs to the clean run; :mod:`circuits.model.ascent` is the way up, :mod:`circuits.model.partial` that
+of sets of components with everything else replaced.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from circuits.model.ascent import Ascent, Kept
 from circuits.model.branches import PlainBranches, change_of, heard
 from circuits.model.extraction import CLOSE, NoFit, deviation, surroundings
 from circuits.model.machine import Recent, precise
-from circuits.model.plain import PlainBlock, Surroundings, affine
+from circuits.model.partial import Partial, Silent
+from circuits.model.plain import PlainBlock, Surroundings
 from circuits.model.resuming import Change, Instead, Replaced, Resumer, Subsets, Trace
 from circuits.model.running import Recording
 from circuits.model.sites import Half, Input, Kind
@@ -38,46 +39,8 @@ from circuits.model.steering import Edits
 
 __all__ = ["PlainRun"]
 
-_FEW = 0.4
-"""Share of a layer's neurons up to which those kept are computed alone."""
-
 _LARGE = 8
 """Maps of whole clean streams that are kept: those of the layers where changes enter just now."""
-
-
-class _Silent:
-    """What the neurons of each layer write when all are replaced, so that a few that are not cost little.
-
-    Where the replacement spares a token, all its neurons are their own, and nothing is gained.
-    """
-
-    def __init__(self, replaced: Replaced, mask: Tensor) -> None:
-        self.replaced = replaced
-        self.everywhere = bool(((replaced.where.to(mask.device) != 0) | (mask == 0)).all())
-        self._sums: dict[int, Tensor] = {}
-
-    def few(self, kept: Tensor) -> Tensor | None:
-        """The neurons that any of the sets ``[chunk, neuron]`` keeps, if they are few."""
-        if not self.everywhere:
-            return None
-        index = kept.any(0).nonzero()[:, 0]
-        return index if len(index) <= _FEW * kept.shape[1] else None
-
-    def at(self, layer: int, block: PlainBlock, post: Tensor) -> Tensor:
-        """Their sum in a layer, all replaced."""
-        if layer not in self._sums:
-            self._sums[layer] = block.mlp_sum(post)
-        return self._sums[layer]
-
-
-def _first_layer(subsets: Subsets, edits: Edits | None) -> int:
-    """The first layer in which a set lacks something or the stream is edited; the number of layers where there is none."""
-    changed = ~(subsets.heads.all(2).all(0) & subsets.neurons.all(2).all(0))
-    if edits is not None:
-        touched = (edits.read != 0).any(2).any(0) | (edits.add != 0).any(2).any(0)
-        changed = changed | touched.view(-1, 2).any(1).to(changed.device)
-    found = changed.nonzero()
-    return int(found[0, 0]) if len(found) else len(changed)
 
 
 class PlainRun(Resumer):
@@ -97,7 +60,7 @@ class PlainRun(Resumer):
         self.around = [surroundings(run, layer, block.rotation).to(block.dtype) for layer, block in enumerate(blocks)]
         self._small: dict[tuple[int, str], Tensor] = {}
         self._kept: dict[int, Kept] = {}
-        self._last: _Silent | None = None
+        self._last: Silent | None = None
         self._large: Recent[tuple[int, str, int], Tensor] = Recent(_LARGE)
         self._heard: Recent[Input, tuple[Tensor, ...]] = Recent(_LARGE)
         with precise(model.device):
@@ -111,49 +74,10 @@ class PlainRun(Resumer):
         return Ascent(self, at_readout=at_readout, start=self._first_changed(changes)).climb(changes)
 
     def keeping(self, subsets: Subsets, replaced: Replaced, edits: Edits | None = None) -> Tensor:
-        # Nothing differs before the first change: what lies below is the clean run's, and attention there is one for all sets.
-        start = _first_layer(subsets, edits)
-        if start > self.top:
-            return self.clean.expand(len(subsets), *self.clean.shape)
-        stream = self.run.pre[start][None].to(self.blocks[0].dtype)
-        stay = replaced.where[..., None] == 0
-        silent = self._silent(replaced)
-        for layer, block in enumerate(self.blocks[start:], start):
-            stream, stay = stream.to(block.device), stay.to(block.device)
-            subsets = subsets.on(block.device)
-            heads, neurons = subsets.heads[:, layer, None, None], subsets.neurons[:, layer, None, None]
-            if layer < self.top:
-                z = block.mixed(stream, self.around[layer])
-                own, z_new, post_new, still = stream, replaced.z[layer], replaced.post[layer], stay
-            else:
-                own, z = Ascent(self, at_readout=False).last_heads(stream)
-                z_new, post_new, still = (self._picked_all(t) for t in (replaced.z[layer], replaced.post[layer], stay))
-            z = torch.where((heads | still)[..., None], z, z_new)
-            attn_out = block.behind(True, block.summed(z))
-            mid = own + attn_out
-            if edits is not None:
-                picked = self._picked_all if layer == self.top else None
-                mid = edits.at(2 * layer, mid, picked)
-            heard = mid if block.sequential else own
-            index = silent.few(subsets.neurons[:, layer])
-            if index is not None:
-                total = silent.at(layer, block, post_new)
-                if len(index):
-                    new = post_new[..., index]
-                    gained = torch.where(neurons[..., index], block.some_activations(heard, index) - new, 0)
-                    total = total + affine(gained, block.down[0][index], None)
-            else:
-                total = block.mlp_sum(torch.where(neurons | still, block.activations(heard), post_new))
-            stream = mid + block.behind(False, total)
-            if edits is not None:
-                stream = edits.at(2 * layer + 1, stream, picked)
-        return stream[:, :, 0]
-
-    def _silent(self, replaced: Replaced) -> _Silent:
-        """What does not depend on the sets, kept for the replacement asked for last."""
+        # What does not depend on the sets is kept for the replacement asked for last.
         if self._last is None or self._last.replaced is not replaced:
-            self._last = _Silent(replaced, self.tokens.mask)
-        return self._last
+            self._last = Silent(replaced, self.tokens.mask)
+        return Partial(self, subsets, self._last, edits).final()
 
     @torch.enable_grad()
     def trace(self, stream: Tensor, *, layer: int = 0, instead: Instead | None = None) -> Trace:
@@ -162,7 +86,7 @@ class PlainRun(Resumer):
         def passed(here: int, kind: Kind, tensor: Tensor) -> Tensor:
             """The tensor, or what stands for it; chunks are one."""
             if instead is not None and here == layer and kind is instead.kind:
-                tensor = instead.tensor if here < self.top else self._picked_all(instead.tensor)
+                tensor = instead.tensor if here < self.top else self.picked_all(instead.tensor)
                 found[kind].append(instead.tensor)
             else:
                 # Axes in front are taken off and put on again, so that the tensor kept lies on the path.
@@ -200,7 +124,7 @@ class PlainRun(Resumer):
         clean = self._heard.get(place, lambda: heard(block, self.around[layer], place, own))
         return change_of(block, place, heard(block, self.around[layer], place, streams.to(own), clean)[0] - clean[0])
 
-    def _picked_all(self, tensor: Tensor) -> Tensor:
+    def picked_all(self, tensor: Tensor) -> Tensor:
         """``[prompt, pos, ..]`` at the read-out: ``[prompt, 1, ..]``."""
         return self.picked(tensor.flatten(2)).view(len(tensor), 1, *tensor.shape[2:])
 

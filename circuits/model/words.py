@@ -8,12 +8,17 @@ Either way the model would be measured on noise without a sign of it, so prompts
 from __future__ import annotations
 
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 from circuits.errors import PromptError
 from circuits.model.anatomy import Model
 from circuits.prompts.datasets import Prompts
 
 __all__ = ["lost_words", "require_words", "unknown_words"]
+
+_TEXTS = 20_000
+_PASSED: WeakKeyDictionary[Model, set[str]] = WeakKeyDictionary()
+"""Texts of known words: every measurement asks for its prompts anew."""
 
 
 def unknown_words(model: Model, text: str) -> tuple[str, ...]:
@@ -48,11 +53,16 @@ def require_words(model: Model, prompts: Prompts) -> None:
     if not model.whole_words:
         return
     vocabulary = model.tokenizer.get_vocab()
+    passed = _PASSED.setdefault(model, set())
     first: tuple[str, str] | None = None
     lost = set()
     for row in prompts.rows:
         for text in (row.text, row.neutral or ""):
+            if text in passed:
+                continue
             words = _unknown(model, vocabulary, text)
+            if not words and len(passed) < _TEXTS:
+                passed.add(text)
             first = first or ((row.id, words[0]) if words else None)
             lost |= {row.id} if words else set()
     if first is not None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from circuits.circuit import formats, mib
+from circuits.circuit.graph import Circuit
 from circuits.errors import SettingsError
 from circuits.prompts.emotions import EMOTIONS
 from circuits.runs.directory import Run
 from circuits.runs.files import write_bytes
 
-__all__ = ["FORMATS", "export", "keep_page"]
+__all__ = ["FORMATS", "as_csv", "export", "keep_page"]
 
 FORMATS = ("json", "graphml", "gexf", "mib", "csv")
 
@@ -28,8 +29,8 @@ def export(run: Run, kind: str, folder: Path) -> tuple[Path, ...]:
     for e in EMOTIONS:
         circuit = run.circuit(e)
         if kind == "csv":
-            for name, table in zip(("nodes", "edges"), formats.to_tables(circuit), strict=True):
-                texts[f"{e}-{name}.csv"] = table.to_csv(None, index=False)
+            for name, text in as_csv(circuit).items():
+                texts[f"{e}-{name}.csv"] = text
         elif kind == "mib":
             texts[f"{e}.mib.json"] = mib.to_mib(circuit, _cfg(run))
         else:
@@ -38,6 +39,14 @@ def export(run: Run, kind: str, folder: Path) -> tuple[Path, ...]:
     for name, text in texts.items():
         write_bytes(folder / name, text.encode("utf-8"))
     return tuple(folder / name for name in texts)
+
+
+def as_csv(circuit: Circuit) -> dict[str, str]:
+    """Both tables of a circuit as comma-separated text, ``nodes`` and ``edges``."""
+    return {
+        name: table.to_csv(None, index=False)
+        for name, table in zip(("nodes", "edges"), formats.to_tables(circuit), strict=True)
+    }
 
 
 def keep_page(path: Path, html: str) -> None:

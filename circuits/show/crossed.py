@@ -13,7 +13,7 @@ from circuits.show.words import counts
 
 __all__ = ["mechanisms"]
 
-_NAMES = {"a_only": "in A's circuit only", "b_only": "in B's circuit only", "shared": "in both", "all": "all of them"}
+_NAMES = {"a_only": "A only", "b_only": "B only", "shared": "both", "all": "all"}
 _CONTEXTS = {"A": SUPPORTS, "B": OPPOSES}
 
 
@@ -36,6 +36,7 @@ def mechanisms(cross: pd.DataFrame, e: Emotion, verdict: str) -> go.Figure:
                 error_y={"type": "data", "array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"],
                          "thickness": 1.2, "color": INK},
             )  # fmt: skip
+    figure.update_xaxes(tickangle=0, title="nodes ablated, by whose circuit they are in (how many)")
     figure.update_yaxes(title="loss, share of m(M) − m(∅)", tickformat=".0%", col=1)
-    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.25})
+    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.3})
     return styled(figure, f"{e} in two contexts: {verdict} (n = {counts(cross['n'])} scenarios)", height=430)

@@ -14,7 +14,7 @@ from circuits.circuit.differences import Differences, NodeChange, stability_low
 from circuits.circuit.graph import Measured, Node
 from circuits.runs.sides import Compared
 from circuits.show.page import page
-from circuits.show.style import SMALL
+from circuits.show.style import SMALL, styled
 from circuits.show.words import visible
 
 __all__ = ["difference_figure", "differences_page", "show_differences"]
@@ -26,6 +26,11 @@ _KEPT, _GAINED, _LOST = (
     "#009E73",
     "#D55E00",
 )  # Okabe & Ito: told apart with common colour-vision deficiencies
+_Row = tuple[str, Measured | None, Measured | None]
+"""A node's name, its numbers before and after."""
+
+_ACROSS, _UP = 0.2, 0.07
+"""How close two names may lie, as shares of the largest end of an interval on either axis."""
 
 
 def _text(value: object) -> str:
@@ -74,11 +79,12 @@ def difference_figure(found: Differences) -> go.Figure:
     kept = sorted(found.kept, key=lambda k: -max(abs(k.before.effect), abs(k.after.effect)))[:_MOST]
     gained = sorted(found.gained, key=lambda n: -abs(n.effect))[:_MOST]
     lost = sorted(found.lost, key=lambda n: -abs(n.effect))[:_MOST]
-    groups: tuple[tuple[str, str, str, list[tuple[str, Measured | None, Measured | None]]], ...] = (
+    groups: tuple[tuple[str, str, str, list[_Row]], ...] = (
         ("kept", _KEPT, "circle", [(k.name, k.before, k.after) for k in kept]),
         ("gained", _GAINED, "triangle-up", [(n.name, None, n.own) for n in gained]),
         ("lost", _LOST, "triangle-down", [(n.name, n.own, None) for n in lost]),
     )
+    named = _named([rows for *_, rows in groups])
     for name, colour, symbol, rows in groups:
         if not rows:
             continue
@@ -94,9 +100,10 @@ def difference_figure(found: Differences) -> go.Figure:
         ]  # fmt: skip
         figure.add_scatter(
             x=x, y=y, error_x=errors[0], error_y=errors[1], mode="markers+text", name=f"{name} ({len(rows)})",
-            text=[row[0] for row in rows], textposition="top center", textfont={"size": SMALL},
+            text=[row[0] if row[0] in named else "" for row in rows], hovertext=[row[0] for row in rows],
+            textposition="top center", textfont={"size": SMALL},
             marker={"color": colour, "symbol": symbol, "size": 9},
-            hovertemplate="%{text}: %{x:+.3f} → %{y:+.3f}<extra></extra>",
+            hovertemplate="%{hovertext}: %{x:+.3f} → %{y:+.3f}<extra></extra>",
         )  # fmt: skip
     values = [v for trace in figure.data for v in (*trace.x, *trace.y)] or [0.0, 1.0]
     ends = [min(values), max(values)]
@@ -104,11 +111,25 @@ def difference_figure(found: Differences) -> go.Figure:
     figure.update_xaxes(title="effect in the second [logits]")
     figure.update_yaxes(title="effect in the first [logits]")
     left = len(found.kept) + len(found.gained) + len(found.lost) - len(kept) - len(gained) - len(lost)
-    figure.update_layout(
-        title=f"{found.emotion}: Jaccard {found.jaccard:.2f}" + (f"; {left} weaker nodes not shown" if left else ""),
-        template="plotly_white", height=520,
-    )  # fmt: skip
-    return figure
+    more = f"; {left} weaker nodes not shown" if left else ""
+    figure.update_layout(legend={"orientation": "h", "y": -0.16})
+    return styled(figure, f"{found.emotion}: Jaccard {found.jaccard:.2f}{more}", height=560)
+
+
+def _named(groups: Sequence[Sequence[_Row]]) -> frozenset[str]:
+    """Whose names are written: the strongest first, and none on top of another; all of them say theirs when pointed at."""
+    rows = [row for some in groups for row in some]
+    places = {name: tuple(0.0 if m is None else m.effect for m in pair) for name, *pair in rows}
+    spans = [1.0, 1.0]
+    for axis in (0, 1):
+        ends = [abs(end) for _, *pair in rows if (m := pair[axis]) is not None for end in (m.effect, m.low, m.high)]
+        spans[axis] = max((end for end in ends if end == end), default=1.0) or 1.0
+    kept: list[str] = []
+    for name in sorted(places, key=lambda name: -max(map(abs, places[name]))):
+        x, y = places[name]
+        if all(abs(x - places[k][0]) > _ACROSS * spans[0] or abs(y - places[k][1]) > _UP * spans[1] for k in kept):
+            kept.append(name)
+    return frozenset(kept)
 
 
 def differences_page(compared: Compared) -> str:

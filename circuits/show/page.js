@@ -3,6 +3,7 @@
   const PRINTED = 690; // pixels that fit between the margins of an A4 or letter page
   const [LOW, SHRUNK] = [450, 0.75]; // high figures are lower on paper, so that two share a page
   let printing = false;
+  const heights = new Map();
   const coarse = matchMedia("(pointer: coarse)").matches;
   const waiting = [...document.querySelectorAll("script[data-figure]")];
   const drawn = [];
@@ -19,6 +20,7 @@
     if (coarse) still(layout);
     place.textContent = "";
     drawn.push(place);
+    heights.set(place, layout.height);
     return Plotly.newPlot(place, data, layout, {
       displaylogo: false, responsive: true, displayModeBar: coarse ? false : "hover", showTips: false,
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
@@ -47,11 +49,16 @@
     }
   }
 
+  // plotly forgets the height it was given when the window is resized.
   function sized(place, share, layout) {
-    place.shrunk = share;
-    const height = Math.round(place.layout.height * share);
+    const height = Math.round(heights.get(place) * share);
     place.style.height = `${height}px`;
     Plotly.relayout(place, { ...layout, height });
+  }
+
+  // Cells that hold several lines keep their height.
+  function shrinks(place) {
+    return heights.get(place) > LOW && !place.data.some((trace) => trace.type === "heatmap");
   }
 
   // Twice in a row (print media and the event) it must not shrink twice.
@@ -59,12 +66,12 @@
     if (printing) return;
     printing = true;
     while (waiting.length) draw(waiting.shift());
-    for (const place of drawn) sized(place, place.layout.height > LOW ? SHRUNK : 1, { autosize: false, width: PRINTED });
+    for (const place of drawn) sized(place, shrinks(place) ? SHRUNK : 1, { autosize: false, width: PRINTED });
   }
 
   function unprint() {
     printing = false;
-    for (const place of drawn) sized(place, 1 / (place.shrunk ?? 1), { autosize: true, width: null });
+    for (const place of drawn) sized(place, 1, { autosize: true, width: null });
   }
 
   // Numbers by number, other text by alphabet; what is missing comes last either way.

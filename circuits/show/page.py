@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.io import to_json
 from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
 
-from circuits.show.words import decimal, percent, shortened
+from circuits.show.words import decimal, percent, shortened, visible
 
 __all__ = ["Cell", "Page", "datum", "decimals", "page", "percents", "quoted", "table"]
 
-_LONGEST = 1000
+_LONGEST = 600
 """Characters of one text in a figure."""
 
 _MARKUP = re.compile(r"<(?!/?(?:b|i|sup|sub|br|extra)\s*/?>)")
@@ -38,7 +38,7 @@ class Cell:
     """A cell of a table: what is shown, the number it is sorted by, and what stands below in a line of its own."""
 
     text: str
-    value: float | None = None
+    value: int | float | None = None
     more: str = ""
 
 
@@ -67,14 +67,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str | Cell]], title: str,
     Args:
         title, note: its caption, plain text; the note says what the columns mean, with n and unit.
     """
-    top = "".join(f"<th scope=col><button type=button>{escape(h)}</button></th>" for h in head)
+    top = "".join(f"<th scope=col><button type=button>{_said(h)}</button></th>" for h in head)
     body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
-    more = f"<br>{escape(note)}" if note else ""
+    more = f"<br>{_said(note)}" if note else ""
     label = f"aria-label={quoted(title)}"
     return (
-        f"<p class=title><b>{escape(title)}</b>{more}</p><div class=wide role=group {label}><table {label}>"
+        f"<p class=title><b>{_said(title)}</b>{more}</p><div class=wide role=group {label}><table {label}>"
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _said(text: str) -> str:
+    """Text of ours that may hold a name from data."""
+    return escape(visible(text))
 
 
 def quoted(text: object) -> str:
@@ -85,7 +90,7 @@ def quoted(text: object) -> str:
 def _cell(cell: str | Cell) -> str:
     if isinstance(cell, str):
         return f"<td>{datum(cell)}</td>"
-    value = "" if cell.value is None else f"{cell.value:.12g}"
+    value = "" if cell.value is None or cell.value != cell.value else f"{cell.value:.12g}"
     below = f"<span class=below>{datum(cell.more)}</span>" if cell.more else ""
     return f'<td data-value="{value}">{datum(cell.text)}{below}</td>'
 
@@ -106,28 +111,28 @@ class Page:
     def section(self, title: str, anchor: str) -> None:
         """A heading that the table of contents leads to."""
         self._contents.append((title, anchor))
-        self._parts.append(f'<h2 id="{escape(anchor)}">{escape(title)}</h2>')
+        self._parts.append(f"<h2 id={quoted(anchor)}>{_said(title)}</h2>")
 
     def figure(self, figure: go.Figure, note: str = "") -> None:
         """A figure; its title becomes the caption, which can be read, searched and broken into lines."""
-        drawn: dict[str, Any] = _tame(json.loads(to_json(figure, validate=False)))
+        drawn: dict[str, Any] = _tame(json.loads(json.dumps(figure.to_plotly_json(), cls=PlotlyJSONEncoder)))
         layout = drawn["layout"]
         title = str((layout.pop("title", None) or {}).get("text", "")).replace("<br>", " ")
         layout["margin"] = {**layout.get("margin", {}), "t": 34}
         layout["autosize"] = True
         layout.pop("width", None)
-        height = int(layout.get("height", 450))
+        height = layout.setdefault("height", 450)
         name = f"figure-{self._figures}"
         self._figures += 1
         # "<" cannot occur, so that nothing ends the script element before its end.
         text = json.dumps({"data": drawn["data"], "layout": layout}, separators=(",", ":")).replace("<", "\\u003c")
-        more = f"<br>{escape(note)}" if note else ""
+        more = f"<br>{_said(note)}" if note else ""
         caption = f"<figcaption id={name}-title><b>{_plain(title)}</b>{more}</figcaption>" if title or note else ""
         label = f"aria-labelledby={name}-title" if caption else "aria-label=figure"
         self._parts.append(
             f"<figure {label}>{caption}<div class=wide role=group {label}>"
             f"<div class=drawn id={name} style='height:{height}px'>"
-            f"<p class=note>This figure needs JavaScript; its numbers are in the tables.</p></div></div></figure>"
+            f"<p class=note>This figure needs JavaScript to be drawn.</p></div></div></figure>"
             f"<script type=application/json data-figure={name}>{text}</script>"
         )
 
@@ -145,7 +150,7 @@ class Page:
             '<meta name=viewport content="width=device-width, initial-scale=1"><meta name=referrer content=no-referrer>'
             f"<title>{title}</title><style>{_asset('page.css')}</style>"
         )
-        links = "".join(f'<li><a href="#{escape(a)}">{escape(t)}</a></li>' for t, a in self._contents)
+        links = "".join(f"<li><a href={quoted('#' + a)}>{_said(t)}</a></li>" for t, a in self._contents)
         contents = f"<nav aria-label=Contents><p>Contents</p><ol>{links}</ol></nav>" if len(self._contents) > 1 else ""
         body = f"<main><h1>{datum(self.title)}</h1>{contents}{chr(10).join(self._parts)}</main>"
         run = "".join(f"<script>{script}</script>" for script in scripts)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -176,7 +175,7 @@ def _beside(result: Page, told: Told) -> None:
         for figure in drawn:
             result.figure(figure)
         if (told.same_effect["emotion"] == str(e)).any():
-            result.add(f"<p>{escape(effects_in_words(told.same_effect, e))}</p>")
+            result.add(f"<p>{datum(effects_in_words(told.same_effect, e), 1000)}</p>")
     result.add("<h3>What one reading per layer would get wrong</h3>")
     if len(told.rates):
         result.figure(figures.misattribution(told.rates))

@@ -134,8 +134,8 @@ def nodes(circuit: Circuit) -> str:
     strongest = sorted(circuit.nodes, key=lambda n: -abs(n.effect))[:_MOST]
     rows: list[list[str | Cell]] = [
         [
-            n.name, decimals(n.effect, 3, signed=True), f"[{n.low:+.3f}, {n.high:+.3f}]", decimals(n.direct, 3, signed=True),
-            Cell(f"{n.q:.2g}", n.q), "exact" if n.verified else "estimated",
+            n.name, decimals(n.effect, 3, signed=True), _between(n.low, n.high), decimals(n.direct, 3, signed=True),
+            Cell("–") if n.q != n.q else Cell(f"{n.q:.2g}", n.q), "exact" if n.verified else "estimated",
         ]
         for n in strongest
     ]  # fmt: skip
@@ -145,6 +145,11 @@ def nodes(circuit: Circuit) -> str:
         note += f" {more} more in circuits/{circuit.emotion}.json and .graphml."
     head = ["component", "total effect [logits]", "95% interval", "direct effect [logits]", "q", "measured"]
     return table(head, rows, f"Nodes of {circuit.emotion}", note)
+
+
+def _between(low: float, high: float) -> str:
+    """An interval; a dash where there are too few scenarios for one."""
+    return "–" if low != low or high != high else f"[{low:+.3f}, {high:+.3f}]"
 
 
 def split_half(estimator: str, cosines: NDArray[Any], norms: NDArray[Any], states: Sequence[str], n: int) -> str:

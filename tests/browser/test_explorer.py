@@ -103,6 +103,14 @@ def shown(page: Any) -> set[str]:
     return set(names)
 
 
+def until_shown(page: Any, names: set[str]) -> None:
+    """Wait until just these components are drawn."""
+    end = time.monotonic() + 10
+    while shown(page) != names and time.monotonic() < end:
+        page.wait_for_timeout(30)
+    assert shown(page) == names
+
+
 def drawn_again(page: Any, act: Callable[[], Any]) -> None:
     """Do something and wait until the graph has been drawn anew."""
     before = page.get_attribute("#graph", "data-drawn")
@@ -156,7 +164,7 @@ def test_filters_leave_everything_at_its_place(opened: Open, small_run: Run) -> 
     before = page.evaluate(place)
     tick(page, "emotions", "anger")
     both = {n.name for e in ("fear", "anger") for n in small_run.circuit(e).nodes}
-    assert shown(page) == both
+    until_shown(page, both)
     after = page.evaluate(place)
     assert all(after[name] == at for name, at in before.items())
     shared = {n.name for n in small_run.circuit("fear").nodes} & {n.name for n in small_run.circuit("anger").nodes}
@@ -164,27 +172,27 @@ def test_filters_leave_everything_at_its_place(opened: Open, small_run: Run) -> 
     slices = page.evaluate("Object.fromEntries(explorer.cy().nodes('[pies]').map(n => [n.id(), n.data('s2')]))")
     assert {name for name, share in slices.items() if share > 0} == shared
     tick(page, "only", "shared")
-    assert shown(page) == shared
+    until_shown(page, shared)
     tick(page, "only", "shared")
     tick(page, "kinds", "neuron")
-    assert shown(page) == {name for name in both if "H" in name}
+    until_shown(page, {name for name in both if "H" in name})
 
 
 def test_layers_effects_edges_and_exact_ones(opened: Open, small_run: Run) -> None:
     page = opened("emotions=fear")
     circuit = small_run.circuit("fear")
     fill(page, "to", "1")
-    assert shown(page) == {n.name for n in circuit.nodes if n.component.layer <= 1}
+    until_shown(page, {n.name for n in circuit.nodes if n.component.layer <= 1})
     fill(page, "to", "3")
     top = max(abs(n.effect) for n in circuit.nodes)
     fill(page, "effect", "0.2")
-    assert shown(page) == {n.name for n in circuit.nodes if abs(n.effect) >= 0.2 * top}
+    until_shown(page, {n.name for n in circuit.nodes if abs(n.effect) >= 0.2 * top})
     fill(page, "effect", "0")
     heaviest = max(abs(d.weight) for d in circuit.edges)
     fill(page, "edge", "0.1")
     assert page.evaluate("explorer.cy().edges().length") == sum(abs(d.weight) >= 0.1 * heaviest for d in circuit.edges)
     tick(page, "only", "verified")
-    assert shown(page) == {n.name for n in circuit.nodes if n.verified}
+    until_shown(page, {n.name for n in circuit.nodes if n.verified})
 
 
 def test_the_address_holds_the_view(opened: Open, small_run: Run) -> None:
@@ -413,7 +421,7 @@ def test_what_is_seen_is_exported(opened: Open, small_run: Run, tmp_path: Path) 
         circuit = read(kept[button].read_bytes())
         assert {n.name for n in circuit.nodes} == names
         assert len(circuit.edges) == edges
-    assert len(kept["as-nodes"].read_text().splitlines()) == len(names) + 1
+    assert len(kept["as-nodes"].read_text().splitlines()) == len(names) + 3  # a head, the embedding, the read-out
     assert len(kept["as-edges"].read_text().splitlines()) == edges + 1
     root = ET.parse(kept["svg"]).getroot()
     assert root.tag.endswith("svg")

@@ -59,6 +59,20 @@ def test_chance_is_the_mean_over_all_pairs_of_like_sets(first, second):
     assert found == pytest.approx(exact, abs=0.02)
 
 
+def test_chance_is_the_same_number_in_every_process():
+    # Sets are walked through in another order each time a process starts; draws must not be.
+    board = [head(layer, i) for layer in range(20) for i in range(6)]
+    rng = np.random.default_rng(0)
+    shared = sum(rng.hypergeometric(2, 4, 3, 2000) for _ in range(20))
+    found = chance_jaccard([c for c in board if c.index < 2], [c for c in board if c.index > 2], board)
+    assert found == np.mean(shared / (20 * 5 - shared))
+    sizes = [1 + layer % 5 for layer in range(20)]
+    rng = np.random.default_rng(0)
+    shared = sum(rng.hypergeometric(size, 6 - size, size, 2000) for size in sizes)
+    some = [c for c in board if c.index < sizes[c.layer]]
+    assert chance_jaccard(some, some, board[::-1]) == np.mean(shared / (2 * sum(sizes) - shared))
+
+
 def test_chance_of_more_than_there_is_is_an_error():
     with pytest.raises(MeasurementError, match="more heads of layer 0 than the 1 available"):
         chance_jaccard([head(0, 0), head(0, 1)], [], [head(0, 0)])

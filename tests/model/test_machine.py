@@ -237,6 +237,28 @@ def test_several_threads_get_their_own_key_s_value_and_no_more_are_kept(most: in
     assert widest[0] <= most + 1
 
 
+def test_values_that_are_weighed_are_kept_up_to_a_weight() -> None:
+    recent: Recent[str, str] = Recent(5, len)
+    for key in ("ab", "cde"):
+        assert recent.get(key, lambda key=key: key) == key
+    assert recent.get("ab", lambda: pytest.fail("made again")) == "ab"
+    assert recent.get("f", lambda: "f") == "f"  # "cde" was asked for longest ago
+    assert list(recent._values) == ["ab", "f"]
+    assert recent.get("heavier", lambda: "heavier") == "heavier"  # than all that may be kept: nothing goes for it
+    assert list(recent._values) == ["ab", "f"]
+    assert recent._weight == 3
+
+
+def test_a_look_counts_as_asking() -> None:
+    recent: Recent[str, str] = Recent(2)
+    for key in "ab":
+        recent.get(key, lambda key=key: key)
+    assert recent.peek("a") == "a"
+    assert recent.peek("z") is None
+    recent.get("c", lambda: "c")
+    assert list(recent._values) == ["a", "c"]
+
+
 def test_a_slow_value_does_not_keep_others_waiting() -> None:
     recent: Recent[str, str] = Recent(4)
     begun, go_on = threading.Event(), threading.Event()

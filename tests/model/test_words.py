@@ -56,6 +56,30 @@ def test_neutral_texts_are_held_against_the_vocabulary_too(embedded: Model) -> N
         require_words(embedded, replace(prompts, rows=tuple(rows)))
 
 
+def test_a_text_is_refused_as_often_as_it_is_asked_for_and_passes_for_this_model_alone(embedded: Model) -> None:
+    rows = list(read_prompts("microstories").rows[:6])
+    known = replace(read_prompts("microstories"), rows=tuple(rows))
+    rows[2] = replace(rows[2], text="Today the zebra felt")
+    unknown = replace(known, rows=tuple(rows))
+    require_words(embedded, known)
+    for _ in range(2):
+        with pytest.raises(PromptError, match="the word 'zebra'"):
+            require_words(embedded, unknown)
+    other = circuits.planted("chain", seed=0).model
+    assert other.whole_words
+    with pytest.raises(PromptError, match="does not know the word"):
+        require_words(other, known)
+
+
+def test_token_ids_are_the_callers_own(embedded: Model) -> None:
+    text = read_prompts("microstories").texts[0]
+    first = embedded.token_ids(text)
+    wanted = list(first)
+    first.clear()
+    assert embedded.token_ids(text) == wanted
+    assert embedded.encode([text]).ids[0].tolist() == wanted
+
+
 def test_a_word_level_vocabulary_is_one_of_whole_words(tiny_prompts: Prompts) -> None:
     truth = circuits.planted("chain", seed=0)
     require_words(truth.model, truth.prompts)

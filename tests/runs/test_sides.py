@@ -16,14 +16,14 @@ from rich.console import Console
 from test_directory import ABOUT, JUDGEMENT, made
 
 from circuits.circuit import formats, mib
-from circuits.circuit.graph import Circuit, Edge, Node
+from circuits.circuit.graph import Circuit, Edge, Measured, Node
 from circuits.errors import CircuitsError, RunError, SettingsError
 from circuits.model.sites import parse
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.runs.directory import Run, open_run
 from circuits.runs.exporting import FORMATS, export
 from circuits.runs.sides import Side, compare, side
-from circuits.show.differences import differences_page, show_differences
+from circuits.show.differences import _named, differences_page, show_differences
 from circuits.testing import assert_same_circuits
 
 
@@ -128,7 +128,7 @@ def test_differences_are_printed_and_drawn(golden: Run) -> None:
     assert row.split()[:9] == ["fear", "0.33", "–", "+1", "−1", "=1", "+0", "−1", "=1"]
     assert "L0H1 +0.50 → +5.00*" in row
     html = differences_page(compared)
-    assert html.count("plotly-graph-div") >= len(EMOTIONS)
+    assert html.count("data-figure=figure-") >= len(EMOTIONS)
     assert "fear: Jaccard 0.33" in html
     empty = Circuit(Emotion.FEAR, (), ())
     assert 'class="plotly-graph-div' not in differences_page(compare(side(empty), side(empty)))
@@ -168,3 +168,14 @@ def test_an_export_that_cannot_be_is_refused(golden: Run, tmp_path: Path) -> Non
         export(golden, "json", tmp_path / "file")
     assert np.isnan(golden.circuit("fear").nodes[1].low)
     assert open_run(golden.directory).manifest == golden.manifest
+
+
+def test_names_in_the_figure_keep_apart_and_all_are_told_when_pointed_at() -> None:
+    def measured(effect: float) -> Measured:
+        return Measured(effect, effect - 0.1, effect + 0.1, 0.01, True, 0.0)
+
+    rows = [(f"L0H{i}", measured(i / 100), measured(i / 100)) for i in range(20)] + [("L1H0", measured(4.0), None)]
+    named = _named([rows])
+    assert {"L1H0", "L0H19"} <= named  # the strongest, and the strongest of the crowd
+    assert "L0H18" not in named
+    assert _named([]) == frozenset()

@@ -13,11 +13,12 @@ from typing import Any
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from circuits.circuit.algebra import part, union
-from circuits.circuit.formats import to_graphml, to_node_link, to_tables
+from circuits.circuit.formats import to_graphml, to_node_link
 from circuits.circuit.graph import Circuit
 from circuits.errors import CircuitsError, RunError
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.runs import views as saved
+from circuits.runs.exporting import as_csv
 from circuits.runs.ledger import read_claims
 from circuits.show.explore import panel, views
 from circuits.show.explore.desk import Desk
@@ -82,7 +83,8 @@ def _kindly(desk: Desk) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def _emotions(names: object) -> list[Emotion]:
     """What a page sent, as emotions; what is none is left out."""
     known = {str(e): e for e in EMOTIONS}
-    return [known[n] for n in names if n in known] if isinstance(names, list) else []
+    given = [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
+    return [known[n] for n in dict.fromkeys(given) if n in known]
 
 
 def _names(value: object) -> list[str]:
@@ -326,7 +328,7 @@ def _export(app: Dash, desk: Desk) -> None:
         elif kind == "json":
             text, name = to_node_link(seen), "circuit.json"
         else:
-            text, name = to_tables(seen)[kinds.index(kind) - 2].to_csv(None, index=False), f"circuit-{kind}.csv"
+            text, name = as_csv(seen)[kind], f"circuit-{kind}.csv"
         return dcc.send_string(text, name), f"{len(seen.nodes)} components, {len(seen.edges)} edges"
 
 

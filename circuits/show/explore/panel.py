@@ -218,7 +218,11 @@ def _edges(desk: Desk, name: str, shown: Sequence[str]) -> list[Any]:
         items = [
             html.Li(
                 [
-                    html.Button(getattr(d, end), className="link", **{"data-node": getattr(d, end)}),
+                    html.Button(
+                        "tokens" if getattr(d, end) == EMBED else getattr(d, end),
+                        className="link",
+                        **{"data-node": getattr(d, end)},
+                    ),
                     f" {d.weight:+.3f} [{decimal(d.low, 3)}, {decimal(d.high, 3)}] {e}"
                     + (f" <{d.input}>" if d.input else "")
                     + ("" if d.kind in ("exact", "direct") else f", {d.kind}"),

@@ -67,7 +67,10 @@ def layout(circuits: Mapping[Emotion, Circuit], n_layers: int, sizes: Sizes, mor
     width = max(longest, len(EMOTIONS)) * _ACROSS
     places: dict[str, tuple[float, float]] = {EMBED: (0.0, 0.0)}
     rows: list[tuple[str, float]] = [("tokens", 0.0)]
-    y = 0.0
+    # The ends of a large drawing, whose letters are large, need room.
+    total = sum(_BETWEEN + (max(1, -(-len(some) // longest)) - 1) * _UP for some in ordered.values())
+    room = max(0.0, 0.04 * total - _BETWEEN / 2)
+    y = -room
     for (layer, half), some in ordered.items():
         lines = max(1, -(-len(some) // longest))
         y -= _BETWEEN
@@ -84,7 +87,7 @@ def layout(circuits: Mapping[Emotion, Circuit], n_layers: int, sizes: Sizes, mor
         count = sizes.n_heads if component.kind is Kind.HEAD else sizes.d_mlp
         x = ((component.index + 0.5) / count - 0.5) * width
         places.setdefault(component.name, (round(x, 1), middle[component.layer, component.half] + _ASIDE))
-    y -= _BETWEEN * 1.2
+    y -= _BETWEEN * 1.2 + room
     rows.append(("read-outs", round(y, 1)))
     for e in EMOTIONS:
         places[str(e)] = (round((e.column - (len(EMOTIONS) - 1) / 2) * width / len(EMOTIONS), 1), round(y, 1))

@@ -22,6 +22,8 @@
   };
 
   /* ---- styles: functions of the values that `draw` puts on each element ---- */
+  /* Large drawings are seen from farther away: what must be readable grows with them. */
+  let unit = 1, many = false;
   function styles() {
     const pies = {};
     for (let i = 1; i <= 6; i++) {
@@ -32,21 +34,21 @@
     return [
       { selector: "node", style: { width: "data(size)", height: "data(size)", shape: "data(shape)", "background-color": "data(pale)",
         "background-opacity": "data(opacity)", "border-width": "data(rim)", "border-color": "data(colour)", "border-style": "data(line)",
-        label: "data(label)", "font-size": 12, "font-family": "system-ui, sans-serif", color: INK, "text-valign": "top", "text-margin-y": -2,
+        label: "data(label)", "font-size": 12 * unit, "font-family": "system-ui, sans-serif", color: INK, "text-valign": "top", "text-margin-y": -2 * unit,
         "text-background-color": "#ffffff", "text-background-opacity": 0.8, "text-background-padding": 1, "min-zoomed-font-size": 7,
         "pie-size": "data(core)", "z-index": 10, "overlay-padding": 4, "overlay-opacity": 0 } },
       { selector: "node[pies]", style: pies },
       { selector: "node.unlabelled", style: { label: "" } },
-      { selector: "node.end", style: { shape: "round-rectangle", width: 74, height: 24, "text-valign": "center", "text-margin-y": 0,
+      { selector: "node.end", style: { shape: "round-rectangle", width: 74 * unit, height: 24 * unit, "text-valign": "center", "text-margin-y": 0,
         color: "#ffffff", "background-opacity": 1, "background-color": "data(colour)", "text-background-opacity": 0, "border-width": 0, label: "data(label)" } },
       { selector: "node.dark", style: { color: INK } },
       { selector: "node.row", style: { width: 1, height: 1, "background-opacity": 0, "border-width": 0, label: "data(label)", "text-halign": "left",
-        "text-valign": "center", color: "#595959", "font-size": 13, events: "no", "text-background-opacity": 0, "text-margin-y": 0 } },
-      { selector: "node.random", style: { width: 9, height: 9, "background-opacity": 0, "border-width": 1, "border-color": GREY, "border-style": "solid", label: "", "z-index": 1, opacity: 0.8 } },
+        "text-valign": "center", color: "#595959", "font-size": 13 * unit, events: "no", "text-background-opacity": 0, "text-margin-y": 0 } },
+      { selector: "node.random", style: { width: 9 * unit, height: 9 * unit, "background-opacity": 0, "border-width": unit, "border-color": GREY, "border-style": "solid", label: "", "z-index": 1, opacity: 0.8 } },
       { selector: "node.group", style: { shape: "round-rectangle", "background-opacity": 0.25 } },
       { selector: "node.pinned", style: { "border-width": 3, "border-color": INK } },
       { selector: "edge", style: { width: "data(width)", "line-color": "data(colour)", "line-style": "data(line)", opacity: "data(opacity)",
-        "curve-style": "straight", "z-index": 2, "overlay-opacity": 0, events: "yes" } },
+        "curve-style": many ? "haystack" : "straight", "z-index": 2, "overlay-opacity": 0, events: "yes" } },
       { selector: ".faint", style: { opacity: 0.12 } },
       { selector: "edge.path", style: { opacity: 1, "z-index": 8 } },
       { selector: "node:selected", style: { "overlay-color": INK, "overlay-opacity": 0.15 } },
@@ -89,13 +91,13 @@
   function nodeData(n, top) {
     const own = members(n), v = strongest(own.map((e) => n.by[e]));
     const colour = view.colour === "sign" && own.length <= 1 ? (v[0] >= 0 ? SUPPORTS : OPPOSES) : COLOURS[own[0]];
-    const span = (x) => SMALL + (LARGE - SMALL) * Math.min(1, Math.abs(x) / top);
+    const grown = (1 + unit) / 2, span = (x) => grown * (SMALL + (LARGE - SMALL) * Math.min(1, Math.abs(x) / top));
     const sided = v[1] !== null && v[1] * v[2] > 0;
     const sure = v[1] === null ? 0 : sided ? Math.min(Math.abs(v[1]), Math.abs(v[2])) : 0;
     const most = v[1] === null ? Math.abs(v[0]) : Math.max(Math.abs(v[1]), Math.abs(v[2]));
-    const size = Math.min(span(most), LARGE * 1.25), exact = v[4] === 1;
+    const size = Math.min(span(most), grown * LARGE * 1.25), exact = v[4] === 1;
     const data = { label: ME.work.labels[n.id] || n.id, size: size, shape: n.kind === "head" ? "ellipse" : "diamond", colour: colour,
-      pale: pale(colour), rim: exact ? 1.2 : 2, line: exact ? "solid" : "dashed", opacity: exact ? 1 : 0,
+      pale: pale(colour), rim: (exact ? 1.2 : 2) * grown, line: exact ? "solid" : "dashed", opacity: exact ? 1 : 0,
       core: exact && sided ? Math.round(100 * Math.min(1, span(sure) / size)) + "%" : "0%", effect: v[0], pies: 1 };
     for (let i = 1; i <= 6; i++) {
       const e = own[i - 1];
@@ -104,11 +106,12 @@
     }
     return data;
   }
+  const grownEdge = () => (1 + unit) / 2;
   function edgeData(d, top, v) {
     const own = view.emotions.filter((e) => d.by[e]);
     const colour = view.colour === "sign" && own.length === 1 ? (v[0] >= 0 ? SUPPORTS : OPPOSES) : own.length > 1 ? "#6b6b6b" : COLOURS[own[0]];
     const crosses = v[1] === null || v[1] * v[2] <= 0;
-    return { width: 0.6 + 5 * Math.abs(v[0]) / top, colour: colour, line: v[3] === "gradient" ? "dashed" : crosses ? "dotted" : "solid",
+    return { width: unit * 0.6 + grownEdge() * 5 * Math.abs(v[0]) / top, colour: colour, line: v[3] === "gradient" ? "dashed" : crosses ? "dotted" : "solid",
       opacity: crosses ? 0.4 : 0.72, weight: v[0] };
   }
 
@@ -142,10 +145,12 @@
         s.w += v[0]; s.n += 1; sums.set(key, s);
       }
     }
-    for (const [key, s] of sums) edges.set(key, { source: s.source, target: s.target, data: { width: 0.6 + 5 * Math.min(1, Math.abs(s.w) / top.edge),
+    for (const [key, s] of sums) edges.set(key, { source: s.source, target: s.target, data: { width: unit * 0.6 + grownEdge() * 5 * Math.min(1, Math.abs(s.w) / top.edge),
       colour: s.w >= 0 ? SUPPORTS : OPPOSES, line: "dashed", opacity: 0.7, weight: s.w, sum: s.n } });
     return { nodes: nodes, edges: edges, top: top };
   }
+
+  function same(old, data) { for (const k in data) if (old[k] !== data[k]) return false; return true; }
 
   function draw() {
     const cy = ME.cy();
@@ -161,13 +166,13 @@
         const el = cy.getElementById(id);
         const random = n.classes === "random";
         if (el.length && el.isNode()) {
-          el.data(n.data); el.classes(n.classes + (el.hasClass("picked") ? " picked" : ""));
+          if (!same(el.data(), n.data)) el.data(n.data); el.classes(n.classes + (el.hasClass("picked") ? " picked" : ""));
           if (el.position("x") !== n.at[0] || el.position("y") !== n.at[1]) el.position({ x: n.at[0], y: n.at[1] });
         } else fresh.push({ group: "nodes", data: Object.assign({ id: id }, n.data), position: { x: n.at[0], y: n.at[1] }, classes: n.classes, selectable: !random });
       }
       for (const [id, d] of want.edges) {
         const el = cy.getElementById(id);
-        if (el.length) el.data(d.data);
+        if (el.length) { if (!same(el.data(), d.data)) el.data(d.data); }
         else fresh.push({ group: "edges", data: Object.assign({ id: id, source: d.source, target: d.target }, d.data), selectable: false });
       }
       if (fresh.length) cy.add(fresh);
@@ -182,16 +187,15 @@
 
   /* Labels: the strongest keep theirs, one that would lie on another is hidden. */
   function label(cy) {
-    const boxes = [];
-    const cell = new Map();
-    const near = (b) => { const found = []; for (let i = Math.floor(b[0] / 90) - 1; i <= Math.floor(b[2] / 90) + 1; i++) for (let j = Math.floor(b[1] / 30) - 1; j <= Math.floor(b[3] / 30) + 1; j++) found.push(...(cell.get(i + "," + j) || [])); return found; };
-    const keep = (b) => { const key = Math.floor(b[0] / 90) + "," + Math.floor(b[1] / 30); if (!cell.has(key)) cell.set(key, []); cell.get(key).push(b); boxes.push(b); };
+    const cell = new Map(), wide = 90 * unit, high = 30 * unit;
+    const near = (b) => { const found = []; for (let i = Math.floor(b[0] / wide) - 1; i <= Math.floor(b[2] / wide) + 1; i++) for (let j = Math.floor(b[1] / high) - 1; j <= Math.floor(b[3] / high) + 1; j++) found.push(...(cell.get(i + "," + j) || [])); return found; };
+    const keep = (b) => { const key = Math.floor(b[0] / wide) + "," + Math.floor(b[1] / high); if (!cell.has(key)) cell.set(key, []); cell.get(key).push(b); };
     const nodes = cy.nodes().filter((n) => !n.hasClass("row") && !n.hasClass("end") && !n.hasClass("random")).toArray();
     nodes.sort((a, b) => (b.hasClass("picked") - a.hasClass("picked")) || Math.abs(b.data("effect")) - Math.abs(a.data("effect")));
     for (const n of nodes) { const p = n.position(), r = n.data("size") / 2; n.scratch("box", [p.x - r, p.y - r, p.x + r, p.y + r]); }
     cy.batch(function () {
       for (const n of nodes) {
-        const p = n.position(), w = String(n.data("label")).length * 7 + 4, h = 15, r = n.data("size") / 2;
+        const p = n.position(), w = String(n.data("label")).length * 7.7 * unit + 8 * unit, h = 15 * unit, r = n.data("size") / 2;
         const b = [p.x - w / 2, p.y - r - h, p.x + w / 2, p.y - r];
         const hit = near(b).some((o) => b[0] < o[2] && o[0] < b[2] && b[1] < o[3] && o[1] < b[3]);
         n.toggleClass("unlabelled", hit);
@@ -203,7 +207,7 @@
   function rows(cy, layout) {
     cy.remove(cy.nodes(".row"));
     cy.add(layout.rows.map(([name, y]) => ({ group: "nodes", data: { id: "row:" + name, label: name, size: 1, shape: "ellipse", colour: "#ffffff", pale: "#ffffff", rim: 0, line: "solid", opacity: 0, core: "0%" },
-      position: { x: -layout.width / 2 - 44, y: y }, classes: "row", selectable: false, grabbable: false })));
+      position: { x: -layout.width / 2 - 44 * unit, y: y }, classes: "row", selectable: false, grabbable: false })));
   }
 
   /* On the whole drawing, shown or filtered away: what filters bring back must not lie outside. */
@@ -211,8 +215,8 @@
   ME.fit = function () {
     const cy = ME.cy();
     if (!cy || !extent) return;
-    const w = extent.width + 190, h = extent.height + 70, zoom = Math.min(cy.width() / w, cy.height() / h, 1.6);
-    cy.viewport({ zoom: zoom, pan: { x: cy.width() / 2 + 52 * zoom, y: cy.height() / 2 + (extent.height / 2) * zoom } });
+    const w = extent.width + 190 * unit, h = extent.height + 70 * unit, zoom = Math.min(cy.width() / w, cy.height() / h, 1.6);
+    cy.viewport({ zoom: zoom, pan: { x: cy.width() / 2 + 52 * unit * zoom, y: cy.height() / 2 + (extent.height / 2) * zoom } });
   };
 
   /* ---- the eye: picking a node, and the paths through it ---- */
@@ -315,7 +319,7 @@
       const cy = ME.cy();
       if (!cy) { waiting = setTimeout(go, 30); return; }
       const first = !cy.scratch("ours");
-      if (first) { cy.scratch("ours", true); extent = layout; cy.style(styles()); rows(cy, layout); cy.boxSelectionEnabled(true); listen(cy); }
+      if (first) { cy.scratch("ours", true); extent = layout; many = scene.edges.length > 1500; unit = Math.min(4, Math.max(1, layout.height / 1000)); cy.style(styles()); rows(cy, layout); cy.boxSelectionEnabled(true); listen(cy); }
       const told = draw();
       if (first) { ME.fit(); boot(); }
       if (told) status(told);
