@@ -16,10 +16,10 @@ export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup discover explore onset geometry transfer overlap repair claims benchmark calibration truth verdicts families embedded-model test test-all test-quick drills lint clean
+.PHONY: help setup discover explore onset geometry transfer overlap repair claims benchmark benchmark-explorer calibration truth verdicts families embedded-model test test-all test-quick drills lint clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv and install everything into it
 
@@ -57,6 +57,9 @@ claims: $(STAMP) ## what others said about emotion in models, put to the test: s
 
 benchmark: $(STAMP) ## exact effects beside one hooked forward a component: benchmarks/results.json (about 20 minutes)
 	@$(BIN)/python experiments/benchmark.py $(ARGS)
+
+benchmark-explorer: $(STAMP) ## how fast does the explorer open and answer? benchmarks/explorer.md (about 5 minutes; wants chromium)
+	@$(BIN)/python experiments/explorer_benchmark.py $(ARGS)
 
 calibration: $(STAMP) ## do p-values and intervals keep what they promise? benchmarks/calibration.json
 	@$(BIN)/python experiments/calibration.py $(ARGS)

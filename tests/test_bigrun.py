@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from bench import hostile
 from bench.bigrun import Shape, big_run
 from rich.console import Console
 
+import circuits
 from circuits.errors import SettingsError
 from circuits.prompts.emotions import EMOTIONS
 from circuits.runs.directory import Run, open_run
@@ -91,3 +94,19 @@ def test_equal_seeds_give_equal_runs(tmp_path: Path) -> None:
 def test_a_circuit_that_cannot_be_is_refused(shape: Shape, message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message):
         big_run(tmp_path / "run", shape)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_explorer_says_what_it_measured(tmp_path: Path) -> None:
+    script = Path(circuits.__file__).parents[1] / "experiments" / "explorer_benchmark.py"
+    words = [sys.executable, str(script), "--small", "--no-browser", "--repetitions", "2", "--out", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=True)
+    found = json.loads((tmp_path / "explorer.json").read_text())
+    assert found["run"]["nodes"] == 12
+    for name in ("opening", "opening, nothing cached"):
+        assert found[name]["open"]["n"] == 2
+        assert 0.05 < found[name]["open"]["low"] <= found[name]["first tables"]["low"] < 100
+        assert 20e6 < found[name]["peak"]["median"] < 500e6
+    assert found["page"] == {"not measured": "it was not asked for"}
+    assert (tmp_path / "explorer.md").read_text() in done.stdout
+    assert "< 500 MB" in done.stdout

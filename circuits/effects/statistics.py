@@ -15,7 +15,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special  # scipy.stats, which would do the same, takes half a second to load
 
 __all__ = [
     "MIN_SCENARIOS", "Interval", "Reliability", "Summary", "benjamini_hochberg", "bootstrap", "emotion_permutation",
@@ -115,7 +115,7 @@ def bootstrap(
 
 def tail_of(n: int, level: float = 0.95) -> float:
     """The part of a bootstrap of ``n`` scenarios to cut off at each end; see :func:`bootstrap`."""
-    return float(stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, n - 1)))
+    return float(special.ndtr(np.sqrt(n / (n - 1)) * special.stdtrit(n - 1, (1 - level) / 2)))
 
 
 def _corrected(values: Array, means: Array, tail: float) -> tuple[Array, Array]:
@@ -123,14 +123,12 @@ def _corrected(values: Array, means: Array, tail: float) -> tuple[Array, Array]:
     the scenarios (the jackknife of a mean, written out)."""
     mean = values.mean(0)
     below = ((means < mean).sum(0) + 0.5 * (means == mean).sum(0)) / len(means)
-    bias = stats.norm.ppf(np.clip(below, 0.5 / len(means), 1 - 0.5 / len(means)))
+    bias = special.ndtri(np.clip(below, 0.5 / len(means), 1 - 0.5 / len(means)))
     apart = values - mean
     spread = (apart**2).sum(0) ** 1.5
     acceleration = np.divide((apart**3).sum(0), 6 * spread, out=np.zeros_like(mean), where=spread > 0)
-    low, high = (bias + stats.norm.ppf(t) for t in (tail, 1 - tail))
-    return stats.norm.cdf(bias + low / (1 - acceleration * low)), stats.norm.cdf(
-        bias + high / (1 - acceleration * high)
-    )
+    low, high = (bias + special.ndtri(t) for t in (tail, 1 - tail))
+    return special.ndtr(bias + low / (1 - acceleration * low)), special.ndtr(bias + high / (1 - acceleration * high))
 
 
 def _quantile_each(means: Array, levels: Array) -> Array:
