@@ -102,9 +102,9 @@ def price(model: Model, prompts: Prompts, settings: Settings) -> int:
     # The dearest neurons are those of the first layer.
     top = min(len(model.neurons), settings.verify * len(EMOTIONS))
     neurons = top * dims.exact(model.neurons[0], texts, positions) if top else 0
-    # Each emotion has a sixth of the texts. Heads tried, screened neurons and the budget of the search; 45 for the edges.
+    # Each emotion has a sixth of the texts. Heads tried, screened neurons and the budget of the search; 60 for the edges.
     tried = min(len(model.heads) + 67, len(model.heads) + len(model.neurons))
-    searched = 45 + (2 if settings.patience is None else settings.patience) * tried
+    searched = 60 + (2 if settings.patience is None else settings.patience) * tried
     judged = 2 * settings.random_circuits + 6 * (settings.random_circuits if settings.thorough else 15)
     more = (
         2 * (51 + 20) + 12 * settings.random_circuits + 22 * (20 + settings.random_circuits) if settings.thorough else 0

@@ -14,6 +14,7 @@ from circuits.circuit.discovery import Case, Discovery, Found
 from circuits.circuit.edges import exact_edges, strong
 from circuits.circuit.graph import Edge
 from circuits.circuit.methods import method
+from circuits.circuit.revealed import Revealed, revealed
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Positions
 from circuits.effects.measure import Store
@@ -29,10 +30,16 @@ Watch = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for an emotion: the finding, and its edges with weights measured on ``select``."""
+    """What was chosen for an emotion, all measured on ``select``.
+
+    Attributes:
+        edges: that matter in the whole model.
+        revealed: those of nodes that no path of ``edges`` passes, where they show.
+    """
 
     found: Found
     edges: tuple[Edge, ...]
+    revealed: tuple[Revealed, ...] = ()
 
 
 def choose(
@@ -65,7 +72,9 @@ def _chosen(how: Discovery, case: Case, settings: Settings, store: Store | None)
         return _read(bytes(kept["json"]).decode())
     found = how(case, target=settings.target, alpha=settings.alpha, seed=settings.seed)
     edges = strong(exact_edges(case.bench, found.chosen), settings.edge_share)
-    choice = Choice(found, edges)
+    worlds = found.worlds if settings.thorough else None
+    more = revealed(case.bench, found.chosen, edges, share=settings.edge_share, worlds=worlds) if found.chosen else ()
+    choice = Choice(found, edges, more)
     if store is not None:
         store.put(key, {"json": np.frombuffer(_written(choice).encode(), dtype=np.uint8)})
     return choice
@@ -85,8 +94,14 @@ def _written(choice: Choice) -> str:
     values = {field.name: getattr(found, field.name) for field in fields(found)}
     values |= {key: [c.name for c in values[key]] for key in ("ranked", "chosen")}
     values["edge_scores"] = [[*edge, score] for edge, score in found.edge_scores.items()]
-    edges = [[e.source, e.target, e.weight, e.low, e.high, e.kind] for e in choice.edges]
-    return jsontext.canonical(jsontext.plain({"found": values, "edges": edges}))
+    values["worlds"] = [[c.name, [other.name for other in gone]] for c, gone in found.worlds.items()]
+    edges = [_plain(edge) for edge in choice.edges]
+    more = [[*_plain(one.edge), [c.name for c in one.without]] for one in choice.revealed]
+    return jsontext.canonical(jsontext.plain({"found": values, "edges": edges, "revealed": more}))
+
+
+def _plain(edge: Edge) -> list[Any]:
+    return [edge.source, edge.target, edge.weight, edge.low, edge.high, edge.kind]
 
 
 def _read(text: str) -> Choice:
@@ -97,11 +112,13 @@ def _read(text: str) -> Choice:
     found["scores"] = np.array([_number(x) for x in found["scores"]])
     found["edges"] = tuple((source, target) for source, target in found["edges"])
     found["edge_scores"] = {(source, target): score for source, target, score in found["edge_scores"]}
-    edges = [
-        Edge(s, t, _number(weight), _number(low), _number(high), kind)
-        for s, t, weight, low, high, kind in value["edges"]
-    ]
-    return Choice(Found(**found), tuple(edges))
+    found["worlds"] = {parse(name): tuple(map(parse, gone)) for name, gone in found["worlds"]}
+    more = tuple(Revealed(_edge(*edge), tuple(map(parse, gone))) for *edge, gone in value["revealed"])
+    return Choice(Found(**found), tuple(_edge(*edge) for edge in value["edges"]), more)
+
+
+def _edge(source: str, target: str, weight: float | None, low: float | None, high: float | None, kind: str) -> Edge:
+    return Edge(source, target, _number(weight), _number(low), _number(high), kind)
 
 
 def _number(value: float | None) -> float:

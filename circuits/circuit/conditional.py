@@ -125,4 +125,5 @@ class Conditional:
             forwards=spent + search.spent + bench.forwards,
             undefined=undefined,
             notice=search.notice,
+            worlds={c: tuple(sorted(search.worlds[c])) for c in sorted(chosen & search.worlds.keys())},
         )

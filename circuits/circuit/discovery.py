@@ -143,6 +143,7 @@ class Found:
         edges: of the circuit, source and target by name (``embed``, components, the emotion as its read-out), where the method
             chooses edges; ``faithfulness`` is then that of the edges.
         edge_scores: the method's score [logits] of every edge it ranked, signed.
+        worlds: members that showed only where others were ablated, and which these were.
     """
 
     method: str
@@ -158,6 +159,7 @@ class Found:
     notice: str = ""
     edges: tuple[tuple[str, str], ...] = ()
     edge_scores: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    worlds: Mapping[Component, tuple[Component, ...]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for manifests; rankings are left out."""
@@ -171,6 +173,7 @@ class Found:
             "forwards_bound": self.bound,
             "forwards": self.forwards,
             **({"edges": [list(edge) for edge in self.edges]} if self.edges else {}),
+            **({"worlds": {c.name: [o.name for o in gone] for c, gone in self.worlds.items()}} if self.worlds else {}),
             **({"undefined": self.undefined} if self.undefined else {}),
             **({"notice": self.notice} if self.notice else {}),
         }

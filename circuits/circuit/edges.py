@@ -19,6 +19,7 @@ from circuits.model.sites import Component, Input
 
 __all__ = [
     "conditional_edges",
+    "edges_in_world",
     "exact_edges",
     "matters",
     "possible_edges",
@@ -95,19 +96,31 @@ def conditional_edges(
     found = {(edge.source, edge.target): edge for edge in whole}
     shown = {(edge.source, edge.target) for edge in strong(whole, share)}
     hidden = [(s, r) for s, r in possible_edges(model, nodes) if _name(s, r, readout) not in shown]
-    scenarios = np.concatenate([piece.scenarios for piece in bench.texts])
     for gone in nodes if worlds is None else worlds:
         some = [(s, r) for s, r in hidden if gone not in (s, r.component if isinstance(r, Input) else r)]
-        if not some:
-            continue
-        pieces = [patched_in_world(model, bench.readout, piece, [gone], some) for piece in bench.texts]
-        weights = np.concatenate([piece[..., bench.emotion.column].cpu().numpy() for piece in pieces], 1)
-        names = [_name(s, r, readout) for s, r in some]
-        scores = dict(zip(names, weights, strict=True))
-        for edge in weighed(scores, scenarios, readout, kind="conditional"):
+        for edge in edges_in_world(bench, [gone], some):
             if abs(edge.weight) > abs(found[edge.source, edge.target].weight):
-                found[edge.source, edge.target] = replace(edge, kind="conditional")
+                found[edge.source, edge.target] = edge
     return tuple(sorted(found.values(), key=lambda edge: (-abs(edge.weight), edge.source, edge.target)))
+
+
+def edges_in_world(
+    bench: Bench, gone: Collection[Component], some: Sequence[tuple[Sender, Receiver]]
+) -> tuple[Edge, ...]:
+    """Exact weights of edges in the model that lacks some nodes, with intervals, strongest first, of kind ``conditional``.
+
+    Raises:
+        ComponentError: an end is itself missing, or the sender cannot reach the receiver directly.
+        MeasurementError: a weight is NaN or infinite, or memory does not suffice.
+    """
+    if not some:
+        return ()
+    pieces = [patched_in_world(bench.model, bench.readout, piece, gone, some) for piece in bench.texts]
+    weights = np.concatenate([piece[..., bench.emotion.column].cpu().numpy() for piece in pieces], 1)
+    readout = str(bench.emotion)
+    scores = dict(zip([_name(s, r, readout) for s, r in some], weights, strict=True))
+    scenarios = np.concatenate([piece.scenarios for piece in bench.texts])
+    return tuple(replace(edge, kind="conditional") for edge in weighed(scores, scenarios, readout))
 
 
 def matters(edge: Edge, least: float) -> bool:

@@ -21,6 +21,7 @@ from circuits.circuit.edges import exact_edges
 from circuits.circuit.estimates import Estimate, beside, randoms
 from circuits.circuit.evaluation import Bench
 from circuits.circuit.graph import Circuit, Measured, Node
+from circuits.circuit.revealed import remeasured
 from circuits.circuit.specificity import overlap, specificity
 from circuits.circuit.stability import stability
 from circuits.effects.batch import Plan
@@ -126,7 +127,7 @@ def judge(
     if len(found) > 1:
         together["overlap"] = overlap(model, found, seed=settings.seed).as_dict()
     if not settings.thorough:
-        together["skipped"] = _skipped(found, settings)
+        together["skipped"] = _skipped(found, choices, settings)
     watch("judging circuits", steps, steps)
     return Verdict(judged, together, benches)
 
@@ -171,15 +172,23 @@ def _found(choice: Choice, settings: Settings) -> dict[str, Any]:
     return value
 
 
-def _skipped(found: Mapping[Emotion, tuple[Component, ...]], settings: Settings) -> str:
+def _skipped(
+    found: Mapping[Emotion, tuple[Component, ...]], choices: Mapping[Emotion, Choice], settings: Settings
+) -> str:
     """What was left out, and how to ask for it."""
+    stand_ins = sum(len(choices[e].found.worlds) for e in found)
+    where = (
+        f"edges of the {stand_ins} components found in place of others, in the models where they showed, "
+        if stand_ins
+        else ""
+    )
     nodes = sum(len(some) for some in found.values())
     # Completeness: circuit and model without each set, and five sets of each random circuit; minimality: eleven pairs a node.
     forwards = 2 * (51 * len(found) + nodes) + 10 * 100 * len(found) + 22 * (nodes + 100 * len(found))
     return (
-        f"completeness and minimality of the circuits (about {forwards:,} more forwards), the full search, and the full number "
-        f"of random circuits in the secondary figures ({_drawn(settings, _FEW)} and "
-        f"{_drawn(settings, _FEWEST)} were drawn): ask for them with --thorough --patience 20"
+        f"completeness and minimality of the circuits (about {forwards:,} more forwards), {where}the full search, and the full "
+        f"number of random circuits in the secondary figures ({_drawn(settings, _FEW)} and {_drawn(settings, _FEWEST)} were "
+        "drawn): ask for them with --thorough --patience 20"
     )
 
 
@@ -210,6 +219,10 @@ def _reported(
         judgement.setdefault("reached", False)
         return Judged(Circuit(e, (), (), judgement), ())
     edges = exact_edges(bench, nodes, choice.edges)
+    if choice.revealed:
+        more = remeasured(bench, choice.revealed)
+        judgement["revealed"] = [one.as_dict() for one in more]
+        edges = tuple(sorted((*edges, *(one.edge for one in more)), key=lambda edge: -abs(edge.weight)))
     return Judged(Circuit(e, _nodes(nodes, e, effects, direct), edges, judgement), random)
 
 

@@ -40,6 +40,7 @@ class Search:
         self.gap = float((bench.whole - bench.empty).mean())
         self.largest: dict[Component, float] = dict.fromkeys(case.components, 0.0)
         self.promises: list[Set] = [frozenset()]
+        self.worlds: dict[Component, Set] = {}
         self.budget = self.limit = how.budget(case)
         self.spent = 0
         self.chosen: Set = frozenset()
@@ -121,6 +122,7 @@ class Search:
             if not new:
                 continue
             self.chosen = chosen | new
+            self.worlds |= dict.fromkeys(new - chosen, without)
             further += [some for some in (without | {c} for c in sorted(new)) if some not in further]
             # The promise holds all ways: what stood in is stood in for, whichever of them is left.
             group = without | new
