@@ -41,6 +41,7 @@ def test_text_from_a_run_stays_text(browser_page: Any, address: str, hostile_run
     page.wait_for_selector("#node-view h2", state="attached")
     page.wait_for_timeout(700)
     assert not dialogs
+    assert page.evaluate("window.hostile") is None
     html = page.content()
     assert "<script>alert" not in html
     assert page.evaluate(f"document.querySelectorAll({ACTS!r}).length") == 0

@@ -37,7 +37,8 @@ def parts(children: Any) -> list[Any]:
     """Every component of a tree, and every text."""
     if isinstance(children, list | tuple):
         return [p for c in children for p in parts(c)]
-    return [children, *parts(getattr(children, "children", []) or [])]
+    inner = getattr(children, "children", None)
+    return [children] if inner is None else [children, *parts(inner)]
 
 
 def words(children: Any) -> str:
@@ -126,8 +127,8 @@ def test_projections_add_up_what_the_parts_write(desk: Desk) -> None:
 
 def test_claims_are_listed_with_their_verdicts() -> None:
     one = Claim(
-        "k", "emotion is decodable", "somebody", "m", "p", "AUROC", 0.8, 0.7, 0.9, "AUROC", 36, 0.5, "above", "", Standing.SUPPORTED,
-        "r", "", "onset",
+        "k", "emotion is decodable", "somebody", "m", "p", "AUROC", 0.8, 0.7, 0.9, "AUROC", 36, 0.5, "above", "",
+        Standing.SUPPORTED, "r", "", "onset",
     )  # fmt: skip
     said = words(views.ledger_view([one]))
     assert "emotion is decodable" in said
