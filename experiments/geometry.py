@@ -14,6 +14,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from ledger.others import closest_pair
 from rich.console import Console
 from rich.markup import escape
 
@@ -21,6 +22,7 @@ import circuits
 from circuits.cli import script
 from circuits.directions.estimators import group_means
 from circuits.runs.files import write_bytes, write_json
+from circuits.runs.ledger import keep_claims
 from circuits.show import figures
 from circuits.show.report import page
 from circuits.show.terminal import watching
@@ -73,6 +75,9 @@ def main(
         "n": n,
     }
     write_json(place / "geometry.json", table)
+    middle = loaded.n_layers - 1
+    told = closest_pair(deviations, middle, names[middle], model=loaded.name, prompts=rows.name)
+    keep_claims(place, "geometry", told)
     console.print(f"\nopen {escape(str(place / 'geometry.html'))}", soft_wrap=True)
 
 

@@ -13,6 +13,7 @@ from html import escape as html_escape
 from typing import Annotated
 
 import typer
+from ledger.others import onset
 from rich.console import Console
 from rich.markup import escape
 
@@ -20,6 +21,7 @@ import circuits
 from circuits.cli import script
 from circuits.directions.decoding import Decodability, across, within
 from circuits.runs.files import write_bytes, write_json
+from circuits.runs.ledger import keep_claims
 from circuits.show import figures
 from circuits.show.report import page
 from circuits.show.terminal import watching
@@ -45,11 +47,12 @@ def main(
         inside_other = within(far, loaded.states, permutations=permutations)
         watch(f"decoding {here.name} → {there.name}", 2, 3)
         transfer = across(near, far, loaded.states, permutations=permutations)
-    results = {
-        f"within {here.name}": inside,
-        f"within {there.name}": inside_other,
-        f"from {here.name} to {there.name}": transfer,
+    ways = {
+        "within": (f"within {here.name}", inside),
+        "within-other": (f"within {there.name}", inside_other),
+        "across": (f"from {here.name} to {there.name}", transfer),
     }
+    results = dict(ways.values())
     parts = []
     for name, result in results.items():
         console.print(f"\n[bold]{escape(name)}[/] (AUROC one against the rest, 95% interval, n = {result.n} scenarios)")
@@ -60,6 +63,8 @@ def main(
     place = run.directory / "figures"
     write_bytes(place / "onset.html", page(f"Onset in {loaded.name}", parts).encode())
     write_json(place / "onset.json", {name: as_json(r) for name, r in results.items()})
+    words = {key: name for key, (name, _) in ways.items()}
+    keep_claims(place, "onset", onset({key: found for key, (_, found) in ways.items()}, words, model=loaded.name))
     console.print(f"\nopen {escape(str(place / 'onset.html'))}", soft_wrap=True)
 
 

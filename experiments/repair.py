@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
+from ledger.others import repaired
 from rich.console import Console
 from rich.markup import escape
 
@@ -33,6 +34,7 @@ from circuits.effects.table import resolution
 from circuits.errors import SettingsError
 from circuits.model.sites import Component, Kind, parse
 from circuits.runs.files import write_bytes, write_json
+from circuits.runs.ledger import keep_claims
 from circuits.show import studies
 from circuits.show.report import page
 from circuits.show.terminal import watching
@@ -69,6 +71,8 @@ def main(
         console.print(escape(line), soft_wrap=True)
     place = run.directory / "figures"
     write_json(place / "repair.json", {**study.as_dict(), "verdicts": lines})
+    groups = study.groups() if len(study.table) else {}
+    keep_claims(place, "repair", repaired(groups, model=loaded.name, prompts=rows.name))
     write_bytes(place / "repair.csv", study.table.to_csv(index=False).encode())
     figures = [studies.repair_parts(study.groups()), studies.repairs(study.table)] if len(study.table) else []
     if len(study.helpers):

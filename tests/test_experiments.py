@@ -19,14 +19,17 @@ import pytest
 from conftest import tiny_rows
 from families import ANSWERS
 from ledger.causal import top_neurons
+from ledger.others import closest_pair, onset, repaired
 
 import circuits
 from circuits.circuit.estimates import Estimate
+from circuits.directions.decoding import Decodability
 from circuits.errors import DirectionError, PromptError, SettingsError
 from circuits.model.planted import planted
 from circuits.model.sites import Kind
 from circuits.prompts.datasets import Prompts, read_prompts
 from circuits.prompts.emotions import EMOTIONS
+from circuits.runs.ledger import read_claims
 from circuits.walk import discover
 
 SCRIPTS = Path(circuits.__file__).parents[1] / "experiments"
@@ -214,6 +217,12 @@ def test_in_a_chain_later_components_give_nothing_back(on, tmp_path: Path, capsy
     found = table[(table["component"] == mover.name) & (table["chosen_by"].str.contains("total"))]
     assert len(found) == 6
     np.testing.assert_allclose(found["direct"], 0, atol=1e-3)
+    records = {one.key: one for one in read_claims(tmp_path / "run/figures")}
+    assert set(records) == {f"repair-{kind}-{rank}" for kind in ("heads", "neurons") for rank in ("direct", "total")}
+    one = records["repair-heads-total"]
+    assert (one.verdict, one.estimate, one.high) == ("contradicted", head["repair"]["value"], head["repair"]["high"])
+    assert one.n == head["repair"]["n"]
+    assert (tmp_path / "run/figures" / one.figure).is_file()
 
 
 def test_nothing_to_ablate_is_said(model_of) -> None:
@@ -222,6 +231,65 @@ def test_nothing_to_ablate_is_said(model_of) -> None:
     study.measure(lambda *_: None)
     assert study.verdicts() == ["undecided: no component has an effect on any emotion, so there is nothing to ablate"]
     assert study.as_dict()["groups"] == {}
+    (one,) = repaired({}, model="llama", prompts="tiny")
+    assert one.verdict == "undecided"
+    assert "no component has an effect" in one.reason
+
+
+@pytest.mark.slow
+def test_onset_and_geometry_end_in_records_that_are_read_with_all_others(
+    on, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = planted("chain", seed=0, scenarios=36)
+    on(truth.model, truth.prompts)
+    monkeypatch.chdir(tmp_path)
+    loaded("onset").main(permutations=40)
+    loaded("geometry").main(draws=50)
+    out = capsys.readouterr().out
+    (place,) = tmp_path.glob("runs/*/figures")
+    records = {one.key: one for one in read_claims(place)}
+    assert set(records) == {"onset-within", "onset-within-other", "onset-across", "geometry-closest"}
+    assert all((place / one.figure).is_file() for one in records.values())
+    stored = json.loads((place / "onset.json").read_text())
+    last = np.array(stored[f"within {truth.prompts.name}"]["auroc"])[:, -1]
+    assert records["onset-within"].estimate in last
+    assert records["onset-within"].verdict == "supported"  # a planted chain is read off at once
+    assert "decodable from" in out
+
+
+def test_the_closest_pair_is_picked_where_it_is_not_measured() -> None:
+    """Six directions at random: the closest pair of one half is no closer than others on the other half."""
+    rng = np.random.default_rng(0)
+    common = {"model": "m", "prompts": "p"}
+    noise = rng.normal(size=(40, 6, 2, 64))
+    found = [
+        closest_pair(some - some.mean(1, keepdims=True), 1, "L0.post", **common)[0]
+        for some in (noise, noise + 9 * rng.normal(size=(1, 6, 1, 64)))
+    ]
+    assert [one.n for one in found] == [20, 20]
+    assert found[0].verdict != "supported"
+    assert abs(found[1].estimate + 0.2) < 0.3
+    # Two emotions that share a direction are found, whichever they are.
+    shared = rng.normal(size=64)
+    alike = noise.copy()
+    alike[:, [1, 4]] += 2 * shared
+    (one,) = closest_pair(alike - alike.mean(1, keepdims=True), 0, "L0.mid", **common)
+    assert "disgust–sadness" in one.statistic
+    assert one.verdict == "supported"
+    (few,) = closest_pair(alike[:8], 0, "L0.mid", **common)
+    assert (few.verdict, few.estimate) == ("undecided", None)
+    assert "10 would give an interval" in few.reason
+
+
+def test_what_is_read_off_the_last_state_is_that_of_the_emotion_read_worst() -> None:
+    states = circuits.load("embedded").states[:3]
+    auroc = np.array([[0.5, 0.6, 0.9]] * 5 + [[0.5, 0.9, 0.7]])
+    result = Decodability(states, auroc, auroc - 0.1, auroc + 0.1, np.full(6, 0.65), 30)
+    sure = Decodability(states, auroc, auroc - 0.02, auroc + 0.02, np.full(6, 0.65), 30)
+    words = {"within": "within a", "across": "from a to b"}
+    first, second = onset({"within": result, "across": sure}, words, model="m")
+    assert (first.key, first.estimate, first.bar, first.verdict) == ("onset-within", 0.7, 0.65, "undecided")
+    assert (second.key, second.verdict, second.n, second.prompts) == ("onset-across", "supported", 30, "from a to b")
 
 
 def test_the_norms_share_is_given_only_of_a_clear_repair() -> None:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from circuits import jsontext
 from circuits.circuit.discovery import Case, Discovery, Found
-from circuits.circuit.edges import exact_edges, strong
+from circuits.circuit.edges import exact_edges, strong, weighed
+from circuits.circuit.evaluation import Bench
 from circuits.circuit.graph import Edge
 from circuits.circuit.methods import method
 from circuits.circuit.revealed import Revealed, revealed
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Positions
 from circuits.effects.measure import Store
+from circuits.effects.paths import edge_scores
 from circuits.effects.table import Effects
-from circuits.model.sites import parse
+from circuits.model.sites import Component, parse
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.settings import Settings
 
 __all__ = ["Choice", "Watch", "choose"]
 
 Watch = Callable[[str, int, int], None]
+
+MOST_EDGES = 1_000
+"""Edges of one circuit that are measured exactly."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,43 @@ def _chosen(how: Discovery, case: Case, settings: Settings, store: Store | None)
     if kept is not None:
         return _read(bytes(kept["json"]).decode())
     found = how(case, target=settings.target, alpha=settings.alpha, seed=settings.seed)
-    edges = strong(exact_edges(case.bench, found.chosen), settings.edge_share)
-    worlds = found.worlds if settings.thorough else None
-    more = revealed(case.bench, found.chosen, edges, share=settings.edge_share, worlds=worlds) if found.chosen else ()
+    some, screened = _screened(case.bench, found.chosen)
+    edges = strong(exact_edges(case.bench, found.chosen, some), settings.edge_share)
+    more: tuple[Revealed, ...] = ()
+    if found.chosen and not screened:
+        worlds = found.worlds if settings.thorough else None
+        more = revealed(case.bench, found.chosen, edges, share=settings.edge_share, worlds=worlds)
+    if screened:
+        found = replace(found, notice="; ".join(filter(None, (found.notice, screened))))
     choice = Choice(found, edges, more)
     if store is not None:
         store.put(key, {"json": np.frombuffer(_written(choice).encode(), dtype=np.uint8)})
     return choice
+
+
+def _screened(bench: Bench, nodes: tuple[Component, ...]) -> tuple[tuple[Edge, ...] | None, str]:
+    """The edges that are measured exactly, None for all of them, and what is to be said where it is not all.
+
+    Edges grow with the square of the nodes, a resumed run each. Of a large circuit those are measured that first-order scores,
+    which take one forward and one backward together, find strongest among those into the same node.
+    """
+    possible = len(nodes) * (len(nodes) + 3) // 2
+    if possible <= MOST_EDGES:
+        return None, ""
+    scores = edge_scores(bench.model, bench.readout, bench.texts, nodes, bench.emotion)
+    if len(scores) <= MOST_EDGES:  # nodes of one half-layer have no edges among them
+        return None, ""
+    scenarios = np.concatenate([piece.scenarios for piece in bench.texts])
+    found = weighed(scores, scenarios, str(bench.emotion))
+    into: dict[str, float] = {}
+    for edge in found:
+        into[edge.target] = max(into.get(edge.target, 0.0), abs(edge.weight))
+    order = sorted(found, key=lambda edge: -abs(edge.weight) / (into[edge.target] or 1.0))
+    said = (
+        f"of {len(scores):,} edges that are possible among its {len(nodes)} nodes the {MOST_EDGES:,} strongest by first order "
+        "were measured, and nodes off every path of those were not looked into"
+    )
+    return tuple(order[:MOST_EDGES]), said
 
 
 def _content(effects: Effects) -> str:

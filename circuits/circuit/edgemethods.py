@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from circuits.circuit.discovery import Case, Found, outgoing
-from circuits.circuit.edgesets import EdgeBench, EdgeName, nodes_of, run_price, trimmed
+from circuits.circuit.edgesets import EdgeBench, EdgeName, edges_among, nodes_of, run_price, trimmed
 from circuits.circuit.evaluation import Bench
 from circuits.circuit.pruning import prune_to_target
 from circuits.effects.edges import Along
@@ -32,6 +32,9 @@ from circuits.model.sites import Component, Kind
 __all__ = ["EdgePruning", "TopEdges", "scoring_price", "shortest_top"]
 
 Edges = frozenset[EdgeName]
+
+_CLEARLY = 1e-3
+"""Faithfulness above the target from which on running nodes and running their edges cannot come out on two sides of it."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +61,53 @@ class EdgePruning:
     nodes: int = 96
     patience: int = 1000
 
-    def bound(self, case: Case) -> float:
+    def bound(self, case: Case, *, target: float = 0.8, alpha: float = 0.05) -> float:
+        """Forwards it takes at most.
+
+        Where single effects are at hand the candidates are known, and one forward says whether they suffice: then no more runs
+        are made than halving their edges down to single ones takes. Otherwise the largest are tried whatever the test says,
+        and only patience ends that.
+        """
         some = _Costliest.of(case, self.nodes)
-        # Ready once; scored twice; a first run of all edges twice; the last run may begin just within the patience.
-        own = 1 + 2 * scoring_price(case.bench, some.count) + 3 * some.run + self.patience + 1
-        return case.effects_forwards + own
+        # Asked once; ready once; scored twice; a first run of all edges twice; the last run may begin just within the patience.
+        worst = case.effects_forwards + 2 + 2 * scoring_price(case.bench, some.count) + 3 * some.run + self.patience + 1
+        if case.effects_forwards:
+            return worst
+        members = self._candidates(case, alpha)
+        if not members:
+            return 0.0
+        if len(members) > self.nodes:
+            return worst
+        try:
+            # The nodes do what all edges among them do.
+            if case.bench.faithfulness(members).value < target + _CLEARLY:
+                return worst
+        except MeasurementError:
+            return 1.0  # it is undefined, whatever is run
+        run = run_price(case.bench, members)
+        edges = len(edges_among(case.bench.model, members, str(case.emotion)))
+        return 2 + scoring_price(case.bench, len(members)) + run + min(self.patience + run, 2 * edges * run) + 1
+
+    def _candidates(self, case: Case, alpha: float) -> tuple[Component, ...]:
+        """What matters alone, largest first."""
+        effects, e = case.effects, case.emotion
+        mean = effects.by_scenario(e).mean(0)
+        usable = np.abs(mean) > effects.resolution
+        if case.bench.n >= MIN_SCENARIOS:
+            usable &= effects.summary(e, permuted=False).q_sign < alpha
+        order = sorted(np.flatnonzero(usable), key=lambda i: (-abs(mean[i]), effects.components[i]))
+        return tuple(effects.components[i] for i in order)
 
     def __call__(self, case: Case, *, target: float, alpha: float = 0.05, seed: int = 0) -> Found:
-        bound, spent = self.bound(case), case.effects_forwards
+        bound, known = self.bound(case, target=target, alpha=alpha), not case.effects_forwards
+        spent = case.effects_forwards
         effects, e = case.effects, case.emotion
         mean = effects.by_scenario(e).mean(0)
         order = sorted(range(len(mean)), key=lambda i: (-abs(mean[i]), effects.components[i]))
         ranked = {effects.components[i]: float(mean[i]) for i in order}
-        usable = np.abs(mean) > effects.resolution
-        if case.bench.n >= MIN_SCENARIOS:
-            usable &= effects.summary(e).q_sign < alpha
-        found = _Finding(self.name, case, ranked, target, bound, spent)
-        some, largest = tuple(effects.components[i] for i in order if usable[i]), tuple(ranked)[: self.nodes]
+        some, largest = self._candidates(case, alpha), tuple(ranked)[: self.nodes]
+        asked = known and 0 < len(some) <= self.nodes  # by the bound, whether they suffice
+        found = _Finding(self.name, case, ranked, target, bound, spent + asked)
         if not some:
             return found.nothing(f"no head or neuron matters to {e} on the select split")
         if len(some) > self.nodes:

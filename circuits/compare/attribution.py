@@ -89,34 +89,40 @@ class _Verdicts:
     attention: NDArray[np.bool_]  # attention moved it further in the layer's direction
     decided: NDArray[np.bool_]  # the interval of who moved it further excludes a tie
     opposed: NDArray[np.bool_]
+    limit: Array  # [part, emotion, layer]: a size above it is beyond noise; NaN where nothing is, -1 where anything is
+    around: Array  # [end, emotion, layer]: the interval of who moved it further, seen from the estimate
 
     @classmethod
     def of(cls, changes: Changes) -> _Verdicts:
         parts, draws = changes.parts, changes.draws
         defined = np.asarray(~np.isnan(parts).any(0))
-        beyond = _beyond(parts, draws, changes)
+        limit = _limit(parts, draws, changes)
+        beyond = np.asarray(np.abs(parts) > limit)
         sign = np.sign(parts[0])
         tail = tail_of(changes.n)
+        further = sign * (parts[1] - parts[2])
         low, high = np.quantile(sign * (draws[1] - draws[2]), [tail, 1 - tail], axis=0)
         opposed = beyond[1] & beyond[2] & (np.sign(parts[1]) != np.sign(parts[2]))
         decided = np.asarray((low > 0) | (high < 0))
-        return cls(defined, beyond, np.asarray(sign * (parts[1] - parts[2]) > 0), decided, opposed)
+        around = np.stack([low, high]) - further
+        return cls(defined, beyond, np.asarray(further > 0), decided, opposed, limit, around)
 
 
-def _beyond(parts: Array, draws: Array, changes: Changes) -> NDArray[np.bool_]:
-    """Which parts differ from zero, all cells and parts taken together."""
+def _limit(parts: Array, draws: Array, changes: Changes) -> Array:
+    """How large each part has to be to differ from zero, all cells and parts taken together."""
     spread = draws.std(1)
     large = changes.possible & ~np.isnan(parts)
     tested = large & (spread > 0)
+    # What does not vary at all between scenarios is no noise.
+    free = np.where(large, -1.0, np.nan)
     if not tested.any():
-        return large
+        return free
     away = np.abs(draws - parts[:, None]) / np.where(tested, spread, 1)[:, None]
     largest = np.where(tested[:, None], away, 0).max((0, 2, 3))
     # The bootstrap's spread is estimated from few scenarios: Student's quantile, as in `bootstrap`.
     level = stats.norm.sf(np.quantile(largest, 0.95))
     limit = np.sqrt(changes.n / (changes.n - 1)) * stats.t.isf(level, changes.n - 1)
-    # What does not vary at all between scenarios is no noise.
-    result: NDArray[np.bool_] = np.where(tested, np.abs(parts) > limit * spread, large)
+    result: Array = np.where(tested, limit * spread, free)
     return result
 
 
@@ -145,7 +151,9 @@ def rate_rows(changes: Changes) -> list[dict[str, Any]]:
     """How often, for each emotion and for all together, columns :data:`circuits.compare.table.RATE_COLUMNS`.
 
     A rate is a share of ``cells``, those that are asked about; these are fixed, and its 95% interval is over scenarios: how
-    far the rate would move with other texts, not with other layers or models.
+    far the rate would move with other texts, not with other layers or models. Verdicts are given again on every resample, by
+    the limits that hold for all scenarios: a cell that just passed may fail there, and the other way round. Where many cells
+    lie near the limit a rate may so be near an end of its interval, or beyond it: it is then as loose as that.
     """
     verdicts = _Verdicts.of(changes)
     draws = changes.draws
@@ -154,12 +162,16 @@ def rate_rows(changes: Changes) -> list[dict[str, Any]]:
     active, both = halves[0] | halves[1], halves[0] & halves[1]
     ahead = sign * (draws[1] - draws[2]) > 0
     apart = both & (np.sign(draws[1]) != np.sign(draws[2]))
+    again = np.asarray(np.abs(draws) > verdicts.limit[:, None])
+    further = sign * (draws[1] - draws[2])
+    tied = ~((further + verdicts.around[0] > 0) | (further + verdicts.around[1] < 0))
+    covered = again[1] & again[2] & (np.sign(draws[1]) != np.sign(draws[2])) & ~again[0]
     asked = {
-        "moved": (verdicts.defined, moved, None, "no emotion has a direction here"),
+        "moved": (verdicts.defined, moved, again[0], "no emotion has a direction here"),
         "attention most": (moved, verdicts.attention, ahead, "no layer changes it beyond noise"),
-        "undecided": (moved, ~verdicts.decided, None, "no layer changes it beyond noise"),
+        "undecided": (moved, ~verdicts.decided, tied, "no layer changes it beyond noise"),
         "opposed": (active, verdicts.opposed, apart, "no half-layer changes it beyond noise"),
-        "hidden": (active, verdicts.opposed & ~moved, None, "no half-layer changes it beyond noise"),
+        "hidden": (active, verdicts.opposed & ~moved, covered, "no half-layer changes it beyond noise"),
     }
     rows = []
     for name, (cells, yes, drawn, nothing) in asked.items():
@@ -170,9 +182,8 @@ def rate_rows(changes: Changes) -> list[dict[str, Any]]:
             row |= {"unit": "share of cells", "n": changes.n, "value": np.nan, "low": np.nan, "high": np.nan}
             if count:
                 row["value"] = float(yes[columns][mine].mean())
-                if drawn is not None:
-                    found = drawn[:, columns][:, mine].mean(1)
-                    row["low"], row["high"] = (float(x) for x in np.quantile(found, [0.025, 0.975]))
-            row["reason"] = nothing if not count else "" if drawn is not None else "a count of verdicts has no interval"
+                found = drawn[:, columns][:, mine].mean(1)
+                row["low"], row["high"] = (float(x) for x in np.quantile(found, [0.025, 0.975]))
+            row["reason"] = "" if count else nothing
             rows.append(row)
     return rows

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from circuits.circuit import choosing
-from circuits.circuit.choosing import Choice, choose
-from circuits.circuit.edges import strong
+from circuits.circuit.choosing import Choice, _screened, choose
+from circuits.circuit.discovery import Case
+from circuits.circuit.edges import exact_edges, strong
 from circuits.circuit.graph import Edge
+from circuits.circuit.methods import METHODS
 from circuits.effects.ablation import Ablation
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Method
@@ -20,6 +22,8 @@ from circuits.model.planted import Planted, planted
 from circuits.model.sites import parse
 from circuits.prompts.emotions import EMOTIONS
 from circuits.settings import Settings
+
+E = EMOTIONS[0]
 
 
 def edge(source: str, target: str, weight: float, sure: bool = True) -> Edge:
@@ -81,3 +85,40 @@ def assert_equal(a: Choice, b: Choice) -> None:
             np.testing.assert_array_equal(value, other)
         else:
             assert value == other or (math.isnan(value) and math.isnan(other)), name
+
+
+def test_of_a_large_circuit_the_edges_that_first_order_points_to_are_measured(
+    truth: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case.every(Plan.of(truth.model, truth.prompts.split("select"), Ablation.MEAN_SCENARIO))[E]
+    true = truth.by_emotion[E]
+    idle = [c for c in (*truth.model.heads, *truth.model.neurons) if c.name not in true.nodes][::5]
+    nodes = tuple(sorted([*map(parse, true.nodes), *idle]))
+    assert _screened(case.bench, nodes) == (None, "")
+    everything = exact_edges(case.bench, nodes)
+    most = len(everything) // 3
+    monkeypatch.setattr(choosing, "MOST_EDGES", most)
+    some, said = _screened(case.bench, nodes)
+    assert some is not None
+    assert len(some) == most
+    assert said.startswith(
+        f"of {len(everything)} edges that are possible among its {len(nodes)} nodes the {most} strongest"
+    )
+    # None of the true ones is lost, and what hears anything at all is still reached.
+    assert true.edges <= {(one.source, one.target) for one in some}
+    assert {one.target for one in everything if abs(one.weight) > 1e-3} <= {one.target for one in some}
+    measured = {(one.source, one.target): one for one in exact_edges(case.bench, nodes, some)}
+    known = {(one.source, one.target): one for one in everything}
+    assert all(one.weight == pytest.approx(known[name].weight, abs=1e-5) for name, one in measured.items())
+
+
+def test_the_choice_says_that_edges_were_screened(truth: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case.every(Plan.of(truth.model, truth.prompts.split("select"), Ablation.MEAN_SCENARIO))[E]
+    whole = choosing._chosen(METHODS["top_n"], case, Settings(), None)
+    assert "edges" not in whole.found.notice
+    monkeypatch.setattr(choosing, "MOST_EDGES", 4)
+    fewer = choosing._chosen(METHODS["top_n"], case, Settings(), None)
+    assert "the 4 strongest by first order were measured" in fewer.found.notice
+    assert len(fewer.edges) <= 4
+    assert set(fewer.edges) <= set(whole.edges)
+    assert fewer.found.chosen == whole.found.chosen

@@ -175,6 +175,25 @@ def test_a_short_patience_and_few_candidates_are_noticed(cases):
     assert found.forwards <= found.bound
 
 
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [("chain", 2), ("shared_head", 3), ("inhibitor", 5), ("forked", 4), ("redundant", 20), ("null", 1)],
+)
+def test_the_bound_of_pruning_holds_and_is_near_where_single_effects_are_known(kind, most):
+    """Where what matters alone does not suffice (``redundant``) only patience bounds it; then a thousand forwards are said."""
+    cases, method = cases_of(planted(kind, seed=0)), EdgePruning()  # of its own: nothing is at hand yet
+    first = cases[EMOTIONS[0]]
+    unknown = method.bound(first)
+    assert unknown > method.patience + first.effects_forwards > method.patience
+    first.measured.of(Method.EXACT)
+    for e in EMOTIONS[:3]:
+        bound, found = method.bound(cases[e]), method(cases[e], target=0.8)
+        assert found.bound == bound <= unknown
+        assert found.forwards <= bound <= most * found.forwards
+    # Another target is another question.
+    assert method(first, target=0.99).forwards <= method.bound(first, target=0.99)
+
+
 def test_a_target_out_of_reach_keeps_all_edges(cases):
     case = cases[EMOTIONS[0]]
     scores = dict.fromkeys(edges_among(case.bench.model, case.components[:6], str(case.emotion)), 1.0)

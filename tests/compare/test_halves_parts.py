@@ -226,6 +226,56 @@ def test_the_interval_of_the_rate_knows_undecided_cells():
     assert rate(rate_rows(made), "undecided")["value"] > 0.8
 
 
+@pytest.mark.parametrize("noise", [0.3, 2.0, 5.0])
+def test_intervals_of_counted_verdicts_are_those_of_verdicts_given_again(noise):
+    """Cell by cell and draw by draw, from the rows that everybody sees and the limits written out."""
+    made = changes(np.array([2.0, 1, 0, 3, 2]), np.array([0.0, -3, 0, 1, -2]), noise)
+    rows = {(row["emotion"], row["layer"]): row for row in layer_rows(made)}
+    parts = {"whole": made.attn + made.mlp, "attn": made.attn, "mlp": made.mlp}
+    drawn = {"whole": made.attn_draws + made.mlp_draws, "attn": made.attn_draws, "mlp": made.mlp_draws}
+    spread = {name: some.std(0) for name, some in drawn.items()}
+    largest = np.max([np.abs(drawn[k] - parts[k]) / spread[k] for k in parts], axis=(0, 2, 3))
+    student = stats.t.isf(stats.norm.sf(np.quantile(largest, 0.95)), made.n - 1) * np.sqrt(made.n / (made.n - 1))
+    counts = {"moved": [], "undecided": [], "hidden": []}
+    tail = stats.norm.cdf(np.sqrt(made.n / (made.n - 1)) * stats.t.ppf(0.025, made.n - 1))
+    for draw in range(1000):
+        said = {name: [] for name in counts}
+        for e in EMOTIONS:
+            for layer in range(5):
+                at, row = (e.column, layer), rows[str(e), layer]
+                beyond = {k: abs(drawn[k][draw][at]) > student * spread[k][at] for k in parts}
+                said["moved"].append(beyond["whole"])
+                if row["whole_beyond"]:
+                    sign = np.sign(parts["whole"][at])
+                    ahead = sign * (made.attn_draws - made.mlp_draws)[(slice(None), *at)]
+                    shift = ahead[draw] - sign * (made.attn - made.mlp)[at]
+                    low, high = np.quantile(ahead, [tail, 1 - tail]) + shift
+                    said["undecided"].append(low <= 0 <= high)
+                if row["attn_beyond"] or row["mlp_beyond"]:
+                    against = np.sign(drawn["attn"][draw][at]) != np.sign(drawn["mlp"][draw][at])
+                    said["hidden"].append(beyond["attn"] and beyond["mlp"] and against and not beyond["whole"])
+        for name, some in said.items():
+            counts[name].append(np.mean(some) if some else np.nan)
+    for name, found in counts.items():
+        row = rate(rate_rows(made), name)
+        if row["cells"]:
+            assert (row["low"], row["high"]) == pytest.approx(np.quantile(found, [0.025, 0.975]), abs=1e-9), name
+            assert row["reason"] == ""
+        else:
+            assert np.isnan(row["low"])
+            assert row["reason"]
+
+
+def test_what_is_far_from_every_limit_has_an_interval_of_no_width_and_what_is_near_a_wide_one():
+    sure = rate_rows(changes(np.array([9.0, 9]), np.array([0.0, -4]), 0.3))
+    for name, value in (("moved", 1.0), ("undecided", 0.0), ("hidden", 0.0)):
+        found = rate(sure, name)
+        assert (found["low"], found["value"], found["high"]) == (value, value, value)
+    near = rate(rate_rows(changes(np.full(4, 0.55), np.zeros(4), 1.0)), "moved")
+    assert 0 < near["value"] < 1
+    assert near["high"] - near["low"] > 0.2
+
+
 def test_noise_is_beyond_noise_in_one_family_of_twenty():
     """Of 60 families of 72 numbers each at most 7 may hold a finding (binomial, p < .02)."""
     families = [layer_rows(changes(np.zeros(4), np.zeros(4), 1.0, n=16, seed=seed)) for seed in range(60)]
