@@ -319,7 +319,7 @@
       const cy = ME.cy();
       if (!cy) { waiting = setTimeout(go, 30); return; }
       const first = !cy.scratch("ours");
-      if (first) { cy.scratch("ours", true); extent = layout; many = scene.edges.length > 1500; unit = Math.min(4, Math.max(1, layout.height / 1000)); cy.style(styles()); rows(cy, layout); cy.boxSelectionEnabled(true); listen(cy); }
+      if (first) { cy.scratch("ours", true); extent = layout; many = scene.edges.length > 1500; unit = Math.min(4, Math.max(1, layout.height / 1000)); cy.style(styles()); rows(cy, layout); cy.boxSelectionEnabled(true); const r = cy.renderer(); r.hideEdgesOnViewport = many; r.textureOnViewport = many; /* panning thousands of edges would stutter */ listen(cy); }
       const told = draw();
       if (first) { ME.fit(); boot(); }
       if (told) status(told);
