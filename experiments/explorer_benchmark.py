@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import typer
 
 FORMAT = "emotion-circuits-explorer-benchmark/1"
+BESIDE = "another emotion beside it, twice the nodes and edges"
 
 
 def main(
@@ -202,7 +203,7 @@ def _page(place: Path, repetitions: int) -> dict[str, Any]:
             colour = page.locator("#colour input")
             changes["colour"] = [pages.clock(page, colour.nth((i + 1) % 2).click) for i in range(2 * repetitions)]
             emotions = page.locator("#emotions input")
-            changes["another emotion"] = [pages.clock(page, emotions.nth(1).click) for _ in range(2 * repetitions)]
+            changes[BESIDE] = [pages.clock(page, emotions.nth(1).click) for _ in range(2 * repetitions)]
         found["change"] = {name: Spread.of(seconds).as_json() for name, seconds in changes.items()}
         if everything != address:
             found["first paint, all edges"] = Spread.of(pages.first_paints(browser, everything, repetitions)).as_json()
@@ -258,7 +259,8 @@ def _words(results: dict[str, Any]) -> str:
         if "first paint, all edges" in page:
             rows.append((f"first paint ({page['shown then']})", seconds(page["first paint, all edges"]), "< 4 s"))
         rows += [
-            (f"change, all edges shown: {name}", seconds(found), "< 1 s") for name, found in page["change"].items()
+            (f"change, all edges shown: {name}", seconds(found), "" if name == BESIDE else "< 1 s")
+            for name, found in page["change"].items()
         ]
     table = "\n".join(
         f"| {' | '.join(cells)} |" for cells in (("what", "median (range)", "wanted"), ("---",) * 3, *rows)
