@@ -29,7 +29,7 @@ def shortened(text: object, most: int = 200) -> str:
 
 def percent(value: Any) -> str:
     """``0.8`` as ``80%``; a missing number as a dash."""
-    return "–" if value is None or value != value else f"{100 * value:.0f}%"
+    return "–" if value is None or value != value else f"{round(100 * value)}%"
 
 
 def decimal(value: Any, places: int = 2) -> str:
