@@ -18,8 +18,9 @@ import pandas as pd
 import pytest
 from conftest import tiny_rows
 from families import ANSWERS
-from ledger.causal import top_neurons
+from ledger.causal import explained, few_neurons, holding, top_neurons
 from ledger.others import closest_pair, onset, repaired
+from ledger.study import Study
 
 import circuits
 from circuits.circuit.estimates import Estimate
@@ -447,6 +448,44 @@ def test_claims_on_a_chain_get_the_verdicts_its_wiring_gives_them(on: Any, tmp_p
     assert "matched to" in records["layer-0-within"]["reason"]
     page = (out / "figures" / "claims.html").read_text()
     assert all(one["claim"].replace("'", "&#x27;") in page for one in records.values())
+
+
+@pytest.mark.slow
+def test_on_a_model_without_circuits_nothing_is_contradicted_about_them(on: Any, tmp_path: Path) -> None:
+    """Nothing is written by no circuit, and a share of no loss is any number: neither speaks against what was claimed."""
+    made = planted("null", seed=0, scenarios=36)
+    on(made.model, made.prompts)
+    run = circuits.discover(made.model, made.prompts, directory=tmp_path / "run")
+    study = Study(made.model, made.prompts, run, lambda *_: None)
+    assert holding(run) == []
+    for one in (*few_neurons(study), *explained(study)):
+        assert (one.verdict, one.estimate) == ("undecided", None), one
+        assert "would decide" in one.reason
+
+
+def test_an_emotion_whose_circuit_does_not_hold_has_no_part_in_the_verdict() -> None:
+    judged = {"fear": (3, -0.5), "anger": (2, 0.6), "disgust": (0, None), "sadness": (1, None)}
+
+    def circuit(e: str) -> Any:
+        nodes, low = judged.get(str(e), (0, None))
+        return SimpleNamespace(nodes=(None,) * nodes, judgement={"faithfulness_low": low})
+
+    rows = [
+        {"state": "L1.post", "role": "part", "item": "circuit", "emotion": e, "share": share, "low": share - 0.1,
+         "high": share + 0.1, "n": 30}
+        for e, share in (("anger", 0.7), ("fear", 0.1), ("disgust", 0.0), ("surprise", 0.0))
+    ]  # fmt: skip
+    empty = pd.DataFrame(columns=["what", "state", "onward", "out", "share", "emotion"])
+    run = SimpleNamespace(
+        circuit=circuit, comparison=SimpleNamespace(table=pd.DataFrame(rows)), same_effect=SimpleNamespace(table=empty)
+    )
+    model = SimpleNamespace(name="m", states=[SimpleNamespace(name="L1.post")], n_layers=1)
+    study = SimpleNamespace(run=run, model=model, prompts=SimpleNamespace(name="p"), middle=0)
+    assert holding(run) == ["anger"]
+    first, second = explained(study)
+    assert (first.verdict, first.estimate) == ("supported", 0.7)  # fear's 0.1 and the empty circuits' 0.0 do not count
+    assert "1 of six have a circuit that holds" in first.statistic
+    assert second.verdict == "undecided"
 
 
 def test_the_few_neurons_are_chosen_on_select() -> None:

@@ -19,9 +19,10 @@ from circuits.errors import CircuitsError, MeasurementError
 from circuits.model.sites import Component, Kind, parse
 from circuits.prompts.datasets import Prompts
 from circuits.prompts.emotions import EMOTIONS, Emotion
+from circuits.runs.directory import Run
 from ledger.study import Study
 
-__all__ = ["explained", "few_neurons", "one_mechanism", "shared"]
+__all__ = ["explained", "few_neurons", "holding", "one_mechanism", "shared"]
 
 WANG = "Wang et al. 2025 (arXiv 2510.11328)"
 HERE = "this project"
@@ -36,6 +37,7 @@ def few_neurons(study: Study) -> list[Claim]:
     everything = frozenset((*model.heads, *model.neurons))
     rng = np.random.default_rng(0)
     worst: tuple[Estimate, str, float] | None = None
+    unclear = []
     for e, bench in benches.items():
         top = top_neurons(study, e)
         chance = [_random_like(top, model.d_mlp, rng) for _ in range(20)]
@@ -43,18 +45,46 @@ def few_neurons(study: Study) -> list[Claim]:
             [everything - top, everything - frozenset(model.neurons), *(everything - c for c in chance)]
         )
         lost = bench.whole - found
+        if not estimate(lost[1]).sign > 0:
+            unclear.append(str(e))  # a share of nothing, or of a gain, says nothing
+            continue
         share = estimate(lost[:2], lambda means: means[:, 0] / means[:, 1])
         null = float(np.mean(lost[2:].mean(1)) / lost[1].mean())
         if worst is None or share.value < worst[0].value:
             worst = share, str(e), null
-    assert worst is not None
+    text = f"a few neurons per layer (2-{PER_LAYER}) carry most of the neurons' effect"
+    common: dict[str, Any] = {"model": model.name, "prompts": f"{study.prompts.name}, test", "experiment": "claims"}
+    statistic = (
+        f"loss without the {PER_LAYER} strongest neurons of every layer (chosen on select) over loss without any neuron"
+    )
+    if worst is None:
+        reason = (
+            "no emotion clearly loses anything without neurons; a model that tells emotions apart by them would decide"
+        )
+        return [undecided("few-neurons", text, WANG, statistic=statistic, reason=reason, **common)]
     return [claim(
-        "few-neurons", f"a few neurons per layer (2-{PER_LAYER}) carry most of the neurons' effect", WANG, model=model.name,
-        prompts=f"{study.prompts.name}, test", found=worst[0], bar=0.5, unit="share",
-        statistic=f"loss without the {PER_LAYER} strongest neurons of every layer (chosen on select) over loss without any "
-        f"neuron, for the emotion it is least for ({worst[1]})",
-        null=f"{PER_LAYER} random neurons a layer: {worst[2]:.0%}", experiment="claims", figure="claims.html",
+        "few-neurons", text, WANG, found=worst[0], bar=0.5, unit="share",
+        statistic=f"{statistic}, for the emotion it is least for ({worst[1]}{_left_out(unclear)})",
+        null=f"{PER_LAYER} random neurons a layer: {worst[2]:.0%}", figure="claims.html", **common,
     )]  # fmt: skip
+
+
+def _left_out(emotions: list[str]) -> str:
+    return f"; left out, as nothing clear is lost there: {', '.join(emotions)}" if emotions else ""
+
+
+def holding(run: Run) -> list[str]:
+    """The emotions whose circuit keeps something of them on ``test``, by the whole interval of its faithfulness.
+
+    Of an emotion without a circuit nothing is written or mediated by it, which says nothing about circuits.
+    """
+    found = []
+    for e in EMOTIONS:
+        circuit = run.circuit(e)
+        low = circuit.judgement.get("faithfulness_low")
+        if circuit.nodes and low is not None and low > 0:
+            found.append(str(e))
+    return found
 
 
 def top_neurons(study: Study, e: Emotion) -> frozenset[Component]:
@@ -85,13 +115,16 @@ def explained(study: Study) -> list[Claim]:
     last = model.states[-1].name
     parts = run.comparison.table
     here = parts[(parts["state"] == last) & (parts["role"] == "part")]
-    written = here[here["item"] == "circuit"].dropna(subset=["share"])
+    held = holding(run)
+    written = here[(here["item"] == "circuit") & here["emotion"].isin(held)].dropna(subset=["share"])
     texts = (
         "circuits write most of their emotion's direction",
         "ablating the circuit and taking the direction out from mid-depth on do the same",
     )
     if written.empty:
-        reason = "no emotion has a circuit and a direction at the last state"
+        reason = (
+            "no emotion has a direction at the last state and a circuit that holds on test; one that has would decide"
+        )
         return [
             undecided(key, text, HERE, statistic="share", reason=reason, **common)
             for key, text in zip(("written-share", "same-effect"), texts, strict=True)
@@ -101,13 +134,13 @@ def explained(study: Study) -> list[Claim]:
     records = [claim(
         "written-share", texts[0], HERE, found=Estimate(row["share"], row["low"], row["high"], int(row["n"])), bar=0.5,
         unit="share", statistic=f"share of the centred projection at {last} that the circuit writes, for the emotion it is "
-        f"least for ({row['emotion']})",
+        f"least for ({row['emotion']}; {len(held)} of six have a circuit that holds on test)",
         null=f"matched random circuits: {float(null.iloc[0]):.0%}" if len(null) else "", figure="../report.html", **common,
     )]  # fmt: skip
     effects = run.same_effect.table
     middle = model.states[study.middle].name
     both = effects[(effects["what"] == "mediated") & (effects["state"] == middle) & effects["onward"]]
-    both = both[both["out"] == "levelled"].dropna(subset=["share"])
+    both = both[(both["out"] == "levelled") & both["emotion"].isin(held)].dropna(subset=["share"])
     if both.empty:
         reason = f"no emotion has both effects from {middle} on"
         return [*records, undecided("same-effect", texts[1], HERE, statistic="mediated share", reason=reason, **common)]
@@ -118,7 +151,7 @@ def explained(study: Study) -> list[Claim]:
         "same-effect", texts[1], HERE, bar=0.8,
         found=Estimate(row["share"], row["share_low"], row["share_high"], int(row["n"])),
         unit="share", statistic=f"mediated share (a + b - c) / a from {middle} on, for the emotion it is least for "
-        f"({row['emotion']})",
+        f"({row['emotion']}; {len(held)} of six have a circuit that holds on test)",
         null=f"random directions take {rest['random direction']:.0%} of a, random circuits {rest['random circuits']:.0%}",
         figure="../report.html", **common,
     )]  # fmt: skip
