@@ -26,6 +26,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
+from ledger.others import carried
 from rich.console import Console
 from rich.markup import escape
 
@@ -41,6 +42,7 @@ from circuits.model.reading import read_texts
 from circuits.model.words import require_words, unknown_words
 from circuits.prompts.labelled import LEAST, Labelled, balanced, read_labelled, surface
 from circuits.runs.files import write_bytes, write_json
+from circuits.runs.ledger import keep_claims
 from circuits.show import figures
 from circuits.show.report import page
 from circuits.show.terminal import watching
@@ -102,6 +104,7 @@ def main(
     settings = {"limit": limit, "read": str(where), "ending": ending, "draws": draws, "seed": seed, "most_tokens": most}
     write_json(place / "results.json", study.as_dict() | {"settings": settings, "versions": versions(), "code": code()})
     write_bytes(place / "transfer.csv", study.table().to_csv(index=False).encode())
+    keep_claims(place, "transfer", carried(study.results, model=loaded.name, prompts=f"{rows.name} → {texts.name}"))
     write_bytes(place / "transfer.html", page(f"{rows.name} → {texts.name} in {loaded.name}", study.figures()).encode())
     console.print(f"\nopen {escape(str(place / 'transfer.html'))}", soft_wrap=True)
 

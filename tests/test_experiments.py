@@ -350,6 +350,13 @@ def test_transfer_of_a_planted_cue(on, tmp_path: Path, capsys: pytest.CaptureFix
     assert (table.loc[mine & table["chosen"], "layer"] >= 1).all()
     assert found["labelled"]["left_out"]["label neutral"] == 1
     assert found["settings"]["draws"] == 200
+    records = {one.key: one for one in read_claims(tmp_path / "run")}
+    assert {k.split("-")[1] for k in records} == set(table["estimator"])
+    for row in table[table["chosen"]].to_dict("records"):
+        one = records[f"transfer-{row['estimator']}-{row['emotion']}"]
+        if row["auroc"] == row["auroc"]:
+            assert (one.estimate, one.low, one.bar) == pytest.approx((row["auroc"], row["low"], row["surface_alone"]))
+            assert one.n == row["n"] + row["n_rest"]
     assert "<!doctype html>" in (tmp_path / "run/transfer.html").read_text(encoding="utf-8")[:20].lower()
     # The texts are the file's owner's: none is written down.
     assert truth.prompts.texts[-1] not in "".join(

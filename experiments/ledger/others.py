@@ -1,4 +1,4 @@
-"""Records that ``make onset``, ``make geometry`` and ``make repair`` end in, for ``make claims`` to collect."""
+"""Records that ``make onset``, ``geometry``, ``repair`` and ``transfer`` end in, for ``make claims`` to collect."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import numpy as np
 from circuits.circuit.estimates import Estimate, estimate
 from circuits.compare.claims import Claim, claim, undecided
 from circuits.directions.decoding import Decodability
+from circuits.directions.transfer import Transfer
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.prompts.emotions import EMOTIONS
 from ledger.linear import WANG, weakest
 
-__all__ = ["closest_pair", "onset", "repaired"]
+__all__ = ["carried", "closest_pair", "onset", "repaired"]
 
+OWN = "a question of this toolkit"
 MCGRATH = "McGrath et al. 2023 (arXiv 2307.15771)"
 
 
@@ -74,6 +76,29 @@ def closest_pair(
 def _cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     result: np.ndarray = (first * second).sum(-1) / (np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1))
     return result
+
+
+def carried(results: Mapping[str, Transfer], *, model: str, prompts: str) -> list[Claim]:
+    """Do directions found on written scenarios order real labelled text? One record for each estimator and emotion."""
+    records = []
+    for name, found in results.items():
+        for e in EMOTIONS:
+            text = f"the direction of {e} found on written scenarios orders real labelled texts ({name})"
+            common: dict[str, Any] = {
+                "model": model, "prompts": prompts, "experiment": "transfer",
+                "statistic": "AUROC over texts, one emotion against the rest, at a state chosen on other texts",
+            }  # fmt: skip
+            state, value, low, high, null = found.at_chosen(e)
+            if np.isnan(value):
+                reason = "there is no such direction in this model; one that tells the emotion apart would have it"
+                records.append(undecided(f"transfer-{name}-{e}", text, OWN, reason=reason, **common))
+                continue
+            n = int(found.n[e.column] + found.rest[e.column])
+            records.append(claim(
+                f"transfer-{name}-{e}", text, OWN, found=Estimate(value, low, high, n), bar=null, unit=f"AUROC at {state}",
+                null=f"what length, spelling and punctuation alone give: {null:.2f}", figure="transfer.html", **common,
+            ))  # fmt: skip
+    return records
 
 
 def repaired(groups: Mapping[str, Mapping[str, Any]], *, model: str, prompts: str) -> list[Claim]:
