@@ -15,7 +15,13 @@ from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.show.style import DIVERGING, EMOTION_COLOURS, INK, OPPOSES, PALE, SMALL, SUPPORTS, styled
 from circuits.show.words import counts
 
-__all__ = ["components", "cosines", "onset", "sublayers", "writers"]
+__all__ = ["below", "components", "cosines", "onset", "sublayers", "writers"]
+
+
+def below(figure: go.Figure, y: float) -> float:
+    """Where a legend stands under the axis: lower where the names of many places are turned upright in a narrow window."""
+    places = {x for trace in figure.data if trace.x is not None for x in trace.x}
+    return y if len(places) <= 12 else -0.45
 
 
 def sublayers(table: pd.DataFrame) -> go.Figure:
@@ -117,7 +123,7 @@ def writers(table: pd.DataFrame, e: Emotion) -> go.Figure:
             )
         else:
             figure.add_bar(x=part["state"], y=part["share"], name=item, marker={"color": colour}, error_y=error)
-    figure.update_layout(barmode="relative", legend={"orientation": "h", "y": -0.15})
+    figure.update_layout(barmode="relative", legend={"orientation": "h", "y": below(figure, -0.15)})
     figure.update_yaxes(title="share of the projection")
     return styled(figure, f"{e}: who writes its direction, state by state")
 

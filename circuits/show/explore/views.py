@@ -21,6 +21,7 @@ from circuits.show.explore.desk import Desk
 from circuits.show.explore.panel import captioned
 from circuits.show.figures import EMOTION_COLOURS
 from circuits.show.halves import half_layers, misattribution
+from circuits.show.vectors import below
 from circuits.show.words import decimal, in_words, percent, visible
 
 __all__ = [
@@ -60,7 +61,7 @@ def projections(table: pd.DataFrame) -> go.Figure:
         },
         template="plotly_white",
         height=360,
-        legend={"orientation": "h", "y": -0.16},
+        legend={"orientation": "h", "y": below(figure, -0.16)},
         font={"family": "system-ui, sans-serif", "color": "#222222"},
         margin={"l": 70, "r": 20, "t": 60, "b": 50},
     )
@@ -116,7 +117,7 @@ def nodes_figure(table: pd.DataFrame, e: Emotion, picked: str | None = None) -> 
         title={"text": title, "x": 0.01, "font": {"size": 15}},
         template="plotly_white",
         height=380,
-        legend={"orientation": "h", "y": -0.18},
+        legend={"orientation": "h", "y": below(figure, -0.18)},
         font={"family": "system-ui, sans-serif", "color": "#222222"},
         margin={"l": 70, "r": 20, "t": 60, "b": 50},
     )
