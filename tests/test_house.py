@@ -182,3 +182,9 @@ def test_modules_stay_small_and_say_what_they_are(path):
 def test_the_files_that_are_begun_first_exist_and_are_named_once():
     assert [name for name in LONGEST if not (Path(__file__).parent / name).is_file()] == []
     assert len(set(LONGEST)) == len(LONGEST)
+
+
+def test_no_two_test_files_have_the_same_name():
+    # Without packages pytest would import one for the other, and only where both are collected: never in a run of one folder.
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

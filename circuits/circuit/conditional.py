@@ -69,7 +69,7 @@ class Conditional:
     steps: int = 12
     patience: int | None = None
 
-    def bound(self, case: Case) -> float:
+    def bound(self, case: Case, *, target: float = 0.8, alpha: float = 0.05) -> float:
         return case.effects_forwards + self.budget(case)
 
     def budget(self, case: Case) -> int:
@@ -87,7 +87,7 @@ class Conditional:
         return sum(c.kind is Kind.HEAD for c in case.components) + self.screen + 3
 
     def __call__(self, case: Case, *, target: float, alpha: float = 0.05, seed: int = 0) -> Found:
-        bound, spent = self.bound(case), case.effects_forwards
+        bound, spent = self.bound(case, target=target, alpha=alpha), case.effects_forwards
         bench = Counted(case.bench)
         search = Search(case, bench, self, max(1 - target, 0.02), alpha)
         single = case.effects.by_scenario(case.emotion).mean(0)

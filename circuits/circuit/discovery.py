@@ -187,8 +187,12 @@ class Discovery(Protocol):
     def name(self) -> str:
         """What it is called in tables."""
 
-    def bound(self, case: Case) -> float:
-        """Forwards it takes at most, before it is run; measurements already at hand are free."""
+    def bound(self, case: Case, *, target: float = 0.8, alpha: float = 0.05) -> float:
+        """Forwards it takes at most, before it is run; measurements already at hand are free.
+
+        Args:
+            target, alpha: what it will be called with; few methods' costs depend on them.
+        """
 
     def __call__(self, case: Case, *, target: float, alpha: float = 0.05, seed: int = 0) -> Found:
         """Find the circuit.
@@ -237,12 +241,12 @@ class Ranked:
     method: Method | None
     tested: bool = True
 
-    def bound(self, case: Case) -> float:
+    def bound(self, case: Case, *, target: float = 0.8, alpha: float = 0.05) -> float:
         measuring = case.effects_forwards if self.method is None else case.measured.forwards(self.method)
         return measuring + _bisection(len(case.components)) + 1
 
     def __call__(self, case: Case, *, target: float, alpha: float = 0.05, seed: int = 0) -> Found:
-        bound = self.bound(case)
+        bound = self.bound(case, target=target, alpha=alpha)
         spent = case.effects_forwards if self.method is None else case.measured.forwards(self.method)
         effects = case.effects if self.method is None else case.measured.of(self.method)
         mean = effects.by_scenario(case.emotion).mean(0)
@@ -261,14 +265,15 @@ class Random:
 
     name: str = "random"
 
-    def bound(self, case: Case) -> float:
+    def bound(self, case: Case, *, target: float = 0.8, alpha: float = 0.05) -> float:
         return float(_bisection(len(case.components)) + 1)
 
     def __call__(self, case: Case, *, target: float, alpha: float = 0.05, seed: int = 0) -> Found:
         rng = np.random.default_rng([seed, case.emotion.column])
         ranked = tuple(case.components[i] for i in rng.permutation(len(case.components)))
         scores = np.linspace(1, 0, len(ranked))
-        return chosen_top(self.name, case, ranked, scores, ranked, target=target, bound=self.bound(case), spent=0.0)
+        bound = self.bound(case, target=target, alpha=alpha)
+        return chosen_top(self.name, case, ranked, scores, ranked, target=target, bound=bound, spent=0.0)
 
 
 def chosen_top(

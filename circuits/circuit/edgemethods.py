@@ -171,7 +171,7 @@ class TopEdges:
     along: Along = Along.INPUTS
     most: int = 256
 
-    def bound(self, case: Case) -> float:
+    def bound(self, case: Case, *, target: float = 0.8, alpha: float = 0.05) -> float:
         some = _Costliest.of(case, self.most)
         scoring = scoring_price(case.bench, some.count, steps=self.steps, along=self.along)
         return self._screening(case) + scoring + 1 + (2 + math.ceil(math.log2(max(2, some.edges)))) * some.run + 1
@@ -180,7 +180,8 @@ class TopEdges:
         return case.measured.forwards(Method.GRADIENT) if len(case.components) > self.most else 0.0
 
     def __call__(self, case: Case, *, target: float, alpha: float = 0.05, seed: int = 0) -> Found:
-        found = _Finding(self.name, case, {}, target, self.bound(case), self._screening(case))
+        bound = self.bound(case, target=target, alpha=alpha)
+        found = _Finding(self.name, case, {}, target, bound, self._screening(case))
         some, rest = case.components, {}
         if len(some) > self.most:
             first = case.measured.of(Method.GRADIENT)

@@ -50,7 +50,7 @@ def test_all_methods_have_one_signature_and_their_own_name():
     for name, method in METHODS.items():
         assert method.name == name
         assert list(inspect.signature(method).parameters) == ["case", "target", "alpha", "seed"]
-        assert list(inspect.signature(method.bound).parameters) == ["case"]
+        assert list(inspect.signature(method.bound).parameters) == ["case", "target", "alpha"]
 
 
 @pytest.mark.parametrize("name", RANKED)
