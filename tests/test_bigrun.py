@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from bench import hostile
 from bench.bigrun import Shape, big_run
 from rich.console import Console
 
 import circuits
+from circuits.circuit.formats import from_node_link
 from circuits.errors import SettingsError
 from circuits.prompts.emotions import EMOTIONS
 from circuits.runs.directory import Run, open_run
@@ -64,7 +66,13 @@ def test_everything_that_shows_runs_shows_it(run: Run) -> None:
 
 def test_it_is_exported(run: Run, tmp_path: Path) -> None:
     for kind in ("json", "csv", "mib"):
-        export(run, kind, tmp_path / kind)
+        written = export(run, kind, tmp_path / kind)
+        assert len(written) == (12 if kind == "csv" else 6)
+        if kind == "json":
+            assert [from_node_link(path.read_bytes()) for path in written] == [run.circuit(e) for e in EMOTIONS]
+        if kind == "csv":
+            rows = [len(pd.read_csv(path)) for path in written if path.stem.endswith("-edges")]
+            assert rows == [len(run.circuit(e).edges) for e in EMOTIONS]
 
 
 def test_a_hostile_run_is_hostile_where_a_run_carries_text(tmp_path: Path) -> None:

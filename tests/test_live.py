@@ -53,12 +53,15 @@ def tiny() -> Prompts:
     return Prompts.of(tiny_rows(9), name="tiny", answers=ANSWERS)
 
 
+def few_stories() -> Prompts:
+    """Every sixth scenario."""
+    prompts = read_prompts("microstories")
+    return prompts.where(np.isin(prompts.scenarios, np.unique(prompts.scenarios)[::6]))
+
+
 @pytest.fixture(scope="module")
 def embedded() -> Live:
-    model, prompts = circuits.load("embedded", device="cpu"), read_prompts("microstories")
-    chosen = np.isin(prompts.scenarios, np.unique(prompts.scenarios)[::6])
-    few = prompts.where(chosen)
-    return Live.of(run_of(model, few), model, few)
+    return of(circuits.load("embedded", device="cpu"), few_stories())
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import tiny_rows
 from families import ANSWERS, make_model_directory
-from test_live import KINDS, of, run_of
+from test_live import KINDS, few_stories, of, run_of
 
 import circuits
 from circuits.errors import ComponentError, MeasurementError, PromptError, RunError, SettingsError
@@ -37,9 +37,7 @@ def tiny() -> Prompts:
 
 @pytest.fixture(scope="module")
 def embedded() -> Live:
-    model, prompts = circuits.load("embedded", device="cpu"), read_prompts("microstories")
-    few = prompts.where(np.isin(prompts.scenarios, np.unique(prompts.scenarios)[::6]))
-    return of(model, few)
+    return of(circuits.load("embedded", device="cpu"), few_stories())
 
 
 # -- the logit lens ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import tiny_rows
 from families import ANSWERS
+from markup import Elements
 
 from circuits import walk
 from circuits.circuit import choosing
@@ -76,32 +76,6 @@ def truth() -> Planted:
 def found(truth: Planted, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A walk through a model whose six circuits are known, and found."""
     return discover(truth.model, truth.prompts, QUICK, tmp_path_factory.mktemp("walk") / "planted")
-
-
-class Page(HTMLParser):
-    """Attributes, and the texts inside and outside of scripts."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.attributes: list[tuple[str, str, str | None]] = []
-        self.scripts: list[str] = []
-        self.text = ""
-        self._inside = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += [(tag, name, value) for name, value in [("", None), *attrs]]
-        self._inside = tag
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts.append(data)
-        elif self._inside != "style":
-            self.text += data
 
 
 # -- what a run consists of --------------------------------------------------------------------------------------------
@@ -375,7 +349,7 @@ def test_progress_never_runs_backwards_or_past_its_end(walked: Walked) -> None:
 
 
 def test_a_planted_circuit_is_found_and_told(truth: Planted, found: Run) -> None:
-    page = Page(found.report.read_text(encoding="utf-8"))
+    page = Elements(found.report.read_text(encoding="utf-8"))
     for e in EMOTIONS:
         circuit = found.circuit(e)
         assert circuit.names == truth.by_emotion[e].nodes
@@ -568,7 +542,7 @@ def test_a_choice_is_given_by_its_name() -> None:
 @pytest.mark.parametrize("which", ["walked", "found"])
 def test_the_report_loads_nothing_from_anywhere(which: str, request: pytest.FixtureRequest) -> None:
     thing = request.getfixturevalue(which)
-    page = Page((thing.run if which == "walked" else thing).report.read_text(encoding="utf-8"))
+    page = Elements((thing.run if which == "walked" else thing).report.read_text(encoding="utf-8"))
     tags = {tag for tag, _, _ in page.attributes}
     assert not tags & {"link", "iframe", "img", "object", "embed", "base", "form", "audio", "video"}
     outward = [(t, n, v) for t, n, v in page.attributes if n in ("src", "href", "srcset", "action", "data")]
@@ -594,7 +568,7 @@ def test_hostile_names_are_shown_not_run(
     rows = [{**row, "id": f"{row['id']}{HOSTILE}", "scenario": f"{row['scenario']}{HOSTILE}"} for row in tiny_rows(6)]
     prompts = Prompts.of(rows, name=f"prompts{HOSTILE}", answers=answers)
     run = discover(model, prompts, Settings(verify=0, random_circuits=1), tmp_path / "run")
-    page = Page(run.report.read_text(encoding="utf-8"))
+    page = Elements(run.report.read_text(encoding="utf-8"))
     assert not any("alert(1)" in script for script in page.scripts)
     assert not any(tag == "img" for tag, _, _ in page.attributes)
     for name in (model.name, prompts.name):

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits.prompts.emotions import Emotion
-from circuits.show.style import styled
+from circuits.show.style import error, styled
 from circuits.show.words import decimal, percent
 
 __all__ = ["effects", "effects_in_words"]
@@ -43,8 +43,7 @@ def effects(table: pd.DataFrame, e: Emotion) -> go.Figure:
             continue
         figure.add_bar(
             x=places[here], y=some["value"], name=_NAMES[what], marker={"color": colour},
-            error_y={"type": "data", "array": some["high"] - some["value"], "arrayminus": some["value"] - some["low"],
-                     "thickness": 1.2, "color": "#555555"},
+            error_y=error(some["value"], some["low"], some["high"], thickness=1.2, color="#555555"),
         )  # fmt: skip
     n = int(rows["n"].max())
     figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.28})

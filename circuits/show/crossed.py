@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 
 from circuits.errors import MeasurementError
 from circuits.prompts.emotions import Emotion
-from circuits.show.style import INK, OPPOSES, SUPPORTS, styled
+from circuits.show.style import INK, OPPOSES, SUPPORTS, error, styled
 from circuits.show.words import counts
 
 __all__ = ["mechanisms"]
@@ -33,8 +33,7 @@ def mechanisms(cross: pd.DataFrame, e: Emotion, verdict: str) -> go.Figure:
             figure.add_bar(
                 x=names, y=rows["value"], name=f"context {context}", legendgroup=context, showlegend=column == 1,
                 marker={"color": colour}, row=1, col=column,
-                error_y={"type": "data", "array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"],
-                         "thickness": 1.2, "color": INK},
+                error_y=error(rows["value"], rows["low"], rows["high"], thickness=1.2, color=INK),
             )  # fmt: skip
     figure.update_xaxes(tickangle=0, title="nodes ablated, by whose circuit they are in (how many)")
     figure.update_yaxes(title="loss, share of m(M) − m(∅)", tickformat=".0%", col=1)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.prompts.emotions import EMOTIONS, Emotion
-from circuits.show.style import EMOTION_COLOURS, INK, PALE, styled
+from circuits.show.style import EMOTION_COLOURS, INK, PALE, error, styled
 from circuits.show.words import counts
 
 __all__ = ["half_layers", "misattribution"]
@@ -100,10 +100,7 @@ def _of(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
 
 
 def _error(rows: pd.DataFrame) -> Mapping[str, Any]:
-    return {
-        "type": "data", "array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"], "thickness": 1,
-        "color": INK,
-    }  # fmt: skip
+    return error(rows["value"], rows["low"], rows["high"], thickness=1, color=INK)
 
 
 def _bars(figure: go.Figure, rows: pd.DataFrame, quantity: str, row: int) -> None:

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from circuits.circuit.graph import Circuit
 from circuits.prompts.emotions import EMOTIONS, Emotion
-from circuits.show.style import DIVERGING, EMOTION_COLOURS, INK, PALE, SMALL, styled
-from circuits.show.words import counts, decimal
+from circuits.show.style import DIVERGING, EMOTION_COLOURS, INK, PALE, SMALL, error, styled
+from circuits.show.words import counts, decimal, ranged
 
 __all__ = ["curves", "faithfulness", "specificity"]
 
@@ -58,9 +58,9 @@ def curves(circuits: Mapping[Emotion, Circuit]) -> go.Figure:
         points = found["faithfulness"]
         value = np.array([p["value"] for p in points], dtype=float)
         low, high = (np.array([p[name] for p in points], dtype=float) for name in ("low", "high"))
-        error = {"type": "data", "array": high - value, "arrayminus": value - low, "thickness": 1}
+        ends = error(value, low, high, thickness=1)
         figure.add_scatter(
-            x=found["budgets"], y=value, error_y=error, mode="lines+markers", line={"color": EMOTION_COLOURS[e]},
+            x=found["budgets"], y=value, error_y=ends, mode="lines+markers", line={"color": EMOTION_COLOURS[e]},
             name=f"{e}: CPR {_ranged(found['cpr'])}, CMD {_ranged(found['cmd'])}", customdata=found["sizes"],
             hovertemplate=f"{e}, %{{customdata}} components: %{{y:.2f}}<extra></extra>",
         )  # fmt: skip
@@ -103,4 +103,4 @@ def _cell(found: Mapping[str, Any], random: Mapping[str, Any]) -> str:
 
 
 def _ranged(found: Mapping[str, Any]) -> str:
-    return f"{decimal(found['value'])} [{decimal(found['low'])}, {decimal(found['high'])}]"
+    return ranged(found["value"], found["low"], found["high"])

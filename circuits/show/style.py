@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import plotly.graph_objects as go
 
 from circuits.prompts.emotions import Emotion
 
-__all__ = ["DIVERGING", "EMOTION_COLOURS", "INK", "OPPOSES", "PALE", "SMALL", "SUPPORTS", "styled"]
+__all__ = ["DIVERGING", "EMOTION_COLOURS", "INK", "OPPOSES", "PALE", "SMALL", "SUPPORTS", "error", "styled"]
 
 EMOTION_COLOURS: Mapping[Emotion, str] = {
     Emotion.ANGER: "#D55E00",
@@ -26,6 +27,11 @@ DIVERGING = ((0.0, "#EE8A50"), (0.5, "#FFFFFF"), (1.0, "#5FB0E5"))
 INK, PALE = "#222222", "#BBBBBB"
 SMALL = 12
 """Pixels of the letters at marks and in cells, the smallest there are; axes and legends have 14."""
+
+
+def error(value: Any, low: Any, high: Any, **look: Any) -> dict[str, Any]:
+    """Error bars of plotly from values and the two ends of their intervals."""
+    return {"type": "data", "array": high - value, "arrayminus": value - low, **look}
 
 
 def styled(figure: go.Figure, title: str, height: int = 420) -> go.Figure:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from circuits.circuit.graph import Circuit
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.show.page import Cell, datum, decimals, percents, table
-from circuits.show.words import counts, decimal, percent
+from circuits.show.words import counts, decimal, percent, ranged
 
 __all__ = ["judged", "nodes", "reliability", "shared", "split_half", "summary"]
 
@@ -102,7 +102,7 @@ def _cost(language: Mapping[str, Any]) -> Cell:
 
 
 def _ranged(found: Mapping[str, Any]) -> str:
-    return f"{decimal(found['value'])} [{decimal(found['low'])}, {decimal(found['high'])}]"
+    return ranged(found["value"], found["low"], found["high"])
 
 
 def shared(together: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from circuits.errors import RunError
 from circuits.prompts.emotions import EMOTIONS, Emotion
-from circuits.show.style import DIVERGING, EMOTION_COLOURS, INK, OPPOSES, PALE, SMALL, SUPPORTS, styled
+from circuits.show.style import DIVERGING, EMOTION_COLOURS, INK, OPPOSES, PALE, SMALL, SUPPORTS, error, styled
 from circuits.show.words import counts
 
 __all__ = ["below", "components", "cosines", "onset", "sublayers", "writers"]
@@ -58,8 +58,7 @@ def components(table: pd.DataFrame, e: Emotion, *, most: int = 20) -> go.Figure:
                 continue
             figure.add_scatter(
                 x=some["effect"], y=some["component"], mode="markers", name=f"{kind}s, {'exact' if firm else 'estimated'}",
-                error_x={"type": "data", "array": some["high"] - some["effect"], "arrayminus": some["effect"] - some["low"],
-                         "thickness": 1.2, "color": INK},
+                error_x=error(some["effect"], some["low"], some["high"], thickness=1.2, color=INK),
                 marker={"symbol": symbol if firm else f"{symbol}-open", "size": 10,
                         "color": [SUPPORTS if v >= 0 else OPPOSES for v in some["effect"]]},
             )  # fmt: skip
@@ -108,21 +107,19 @@ def writers(table: pd.DataFrame, e: Emotion) -> go.Figure:
         part = rows[rows["item"] == item]
         if part.empty:
             continue
-        error = {
-            "type": "data", "array": part["high"] - part["share"], "arrayminus": part["share"] - part["low"], "thickness": 1,
-        }  # fmt: skip
+        ends = error(part["share"], part["low"], part["high"], thickness=1)
         if item in ("circuit", "random circuits"):
             dash = "solid" if item == "circuit" else "dot"
             figure.add_scatter(
                 x=part["state"],
                 y=part["share"],
-                error_y=error,
+                error_y=ends,
                 name=item,
                 mode="lines+markers",
                 line={"color": colour, "dash": dash, "width": 3 if item == "circuit" else 1.5},
             )
         else:
-            figure.add_bar(x=part["state"], y=part["share"], name=item, marker={"color": colour}, error_y=error)
+            figure.add_bar(x=part["state"], y=part["share"], name=item, marker={"color": colour}, error_y=ends)
     figure.update_layout(barmode="relative", legend={"orientation": "h", "y": below(figure, -0.15)})
     figure.update_yaxes(title="share of the projection")
     return styled(figure, f"{e}: who writes its direction, state by state")
@@ -136,9 +133,9 @@ def onset(
     figure = go.Figure()
     for e in EMOTIONS:
         row = e.column
-        error = {"type": "data", "array": high[row] - auroc[row], "arrayminus": auroc[row] - low[row], "thickness": 1}
+        ends = error(auroc[row], low[row], high[row], thickness=1)
         figure.add_scatter(
-            x=states, y=auroc[row], error_y=error, name=str(e), mode="lines+markers", line={"color": EMOTION_COLOURS[e]}
+            x=states, y=auroc[row], error_y=ends, name=str(e), mode="lines+markers", line={"color": EMOTION_COLOURS[e]}
         )
     figure.add_hline(y=float(threshold.max()), line={"color": INK, "width": 1, "dash": "dot"})
     figure.update_yaxes(

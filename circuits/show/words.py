@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from circuits.circuit.graph import Circuit
 from circuits.model.sites import Kind
 
-__all__ = ["amount", "counts", "decimal", "duration", "in_words", "percent", "screened", "shortened", "visible"]
+__all__ = [
+    "amount",
+    "counts",
+    "decimal",
+    "duration",
+    "in_words",
+    "percent",
+    "ranged",
+    "screened",
+    "shortened",
+    "visible",
+]
 
 
 def visible(text: object) -> str:
@@ -35,6 +46,11 @@ def percent(value: Any) -> str:
 def decimal(value: Any, places: int = 2) -> str:
     """``0.80``; a missing number as a dash."""
     return "–" if value is None or value != value else f"{value:.{places}f}"
+
+
+def ranged(value: Any, low: Any, high: Any, say: Callable[[Any], str] = decimal) -> str:
+    """``0.80 [0.71, 0.86]``, or with ``say=percent`` ``80% [71%, 86%]``."""
+    return f"{say(value)} [{say(low)}, {say(high)}]"
 
 
 def counts(numbers: Iterable[int]) -> str:

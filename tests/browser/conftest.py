@@ -22,6 +22,7 @@ import pytest
 if TYPE_CHECKING:
     import dash
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+    from werkzeug.serving import BaseWSGIServer
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OWN = ("127.0.0.1", "localhost")
@@ -123,11 +124,8 @@ def _file_name(text: str) -> str:
 
 
 @contextmanager
-def served(app: dash.Dash) -> Iterator[str]:
-    """The address of an app that is served as the user's is, until the block ends."""
-    from circuits.show.explore.serving import server_of
-
-    server = server_of(app, 0)
+def running(server: BaseWSGIServer) -> Iterator[str]:
+    """The address of a server that answers until the block ends."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -135,6 +133,15 @@ def served(app: dash.Dash) -> Iterator[str]:
     finally:
         server.shutdown()
         thread.join()
+
+
+@contextmanager
+def served(app: dash.Dash) -> Iterator[str]:
+    """The address of an app that is served as the user's is, until the block ends."""
+    from circuits.show.explore.serving import server_of
+
+    with running(server_of(app, 0)) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -478,11 +478,13 @@ def test_a_narrow_window_shows_all_of_it(opened: Open, width: int) -> None:
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), name
 
 
-def test_a_reload_in_the_middle_is_survived(opened: Open) -> None:
+def test_a_reload_in_the_middle_is_survived(opened: Open, small_run: Run) -> None:
     page = opened("emotions=fear&tab=judge")
     page.reload()
     page.wait_for_selector("#judge-view .js-plotly-plot")
     page.wait_for_selector("#graph[data-ready='1']", state="attached")
+    assert page.evaluate("document.body.dataset.tab") == "judge"
+    until_shown(page, {n.name for n in small_run.circuit("fear").nodes})
 
 
 def test_a_run_that_is_removed_is_named(browser_page: Any, small_run: Run, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from werkzeug.wrappers import Response
 
 from circuits.show.explore.guard import guard
 
-from .conftest import Watched
+from .conftest import Watched, running
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -172,10 +171,5 @@ def another_port() -> Iterator[str]:
     """An empty page of another server on this machine."""
     page = Response("<!doctype html><link rel=icon href=data:,><p>elsewhere", mimetype="text/html")
     server = make_server("127.0.0.1", 0, page)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.port}/"
-    finally:
-        server.shutdown()
-        thread.join()
+    with running(server) as address:
+        yield address

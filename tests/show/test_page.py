@@ -6,39 +6,16 @@ import base64
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 
 import plotly.graph_objects as go
 import pytest
+from markup import Elements
 
 from circuits.show.page import Cell, Page, datum, decimals, page, percents, table
 from circuits.show.words import shortened, visible
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 TURNED = "\u202egnp.exe\u202c\u2066\u200f\u200b\ufeff\x07"
-
-
-class Elements(HTMLParser):
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.text = ""
-        self._inside = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts.append(data)
-        elif self._inside != "style":
-            self.text += data
 
 
 def drawn(*figures: go.Figure) -> Elements:

@@ -25,7 +25,7 @@ from circuits.show.explore.desk import Desk
 from circuits.show.explore.guard import guard
 from circuits.show.explore.page import page
 from circuits.show.explore.scene import key, scene
-from circuits.show.words import percent, visible
+from circuits.show.words import counts, percent, visible
 
 __all__ = ["make_app"]
 
@@ -108,13 +108,14 @@ def _graph(app: Dash, desk: Desk) -> None:
 
     @app.callback(Output("random-note", "children"), Input("random", "value"), Input("emotions", "value"))
     def random_note(number: object, emotions: object) -> Any:
-        chosen = _emotions(emotions)
-        if not str(number).isdigit():
+        if number == "none":
             return "Drawn from the random circuits each was judged beside."
-        some = [(e, desk.nulls[e][int(str(number))]) for e in chosen if int(str(number)) < len(desk.nulls[e])]
-        return "Faithfulness of this one: " + (
-            ", ".join(f"{e} {percent(r.faithfulness)}" for e, r in some) or "none was drawn"
-        )
+        some = {e: r for e in _emotions(emotions) for i, r in enumerate(desk.nulls[e]) if str(i) == number}
+        if not some:
+            return "None was drawn for these emotions."
+        n = counts(desk.circuits[e].judgement["n"] for e in some)
+        said = ", ".join(f"{e} {percent(r.faithfulness)}" for e, r in some.items())
+        return f"Faithfulness of this one on test, n = {n} scenarios, one draw, so no interval: {said}"
 
     @app.callback(Output("selection-view", "children"), Input("selection", "data"), Input("model-state", "children"))
     @_kindly(desk)

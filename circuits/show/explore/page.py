@@ -11,7 +11,7 @@ from circuits.prompts.emotions import EMOTIONS
 from circuits.show.explore.controls import filters, legend, swatch, work
 from circuits.show.explore.desk import Desk
 from circuits.show.figures import EMOTION_COLOURS
-from circuits.show.words import visible
+from circuits.show.words import shortened
 
 __all__ = ["TABS", "page"]
 
@@ -61,10 +61,10 @@ def page(desk: Desk) -> Any:
         [
             html.Header(
                 [
-                    html.H1(f"Emotion circuits of {_short(model['name'])}"),
+                    html.H1(f"Emotion circuits of {shortened(model['name'])}"),
                     html.P(
                         f"{desk.layers} layers, {model['heads']} heads and {model['neurons']} neurons a layer; prompts "
-                        f"{_short(prompts['name'])}; run {_short(desk.run.directory.name)}",
+                        f"{shortened(prompts['name'])}; run {shortened(desk.run.directory.name)}",
                         className="note",
                     ),
                     html.P(desk.state, id="model-state", className="note", **{"aria-live": "polite"}),
@@ -93,12 +93,6 @@ def page(desk: Desk) -> Any:
         ],
         className="page",
     )
-
-
-def _short(text: object) -> str:
-    """Text of a run, with what steers a terminal or a line of text spelled out, and not without end."""
-    text = visible(text)
-    return text if len(text) <= 120 else text[:117] + "…"
 
 
 def _late(name: str) -> Any:

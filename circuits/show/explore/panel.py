@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -14,11 +15,11 @@ from circuits.errors import CircuitsError
 from circuits.model.sites import Kind, parse
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.show.explore.desk import Desk
-from circuits.show.figures import EMOTION_COLOURS
-from circuits.show.page import tamed
-from circuits.show.words import decimal, visible
+from circuits.show.explore.parts import captioned, compact, note, table, warning
+from circuits.show.style import EMOTION_COLOURS, error
+from circuits.show.words import counts, decimal, shortened
 
-__all__ = ["acting", "captioned", "compact", "effects_figure", "node_panel", "spread_figure", "tokens_view"]
+__all__ = ["acting", "effects_figure", "node_panel", "spread_figure", "tokens_view"]
 
 _METHODS = {
     "exact": ("circle", "#222222"),
@@ -26,7 +27,6 @@ _METHODS = {
     "direct": ("diamond-open", "#D55E00"),
 }
 _TOP_EDGES, _TOP_TEXTS = 8, 4
-CONFIG = {"displaylogo": False, "responsive": True, "displayModeBar": False}
 
 
 def node_panel(desk: Desk, name: str | None, shown: Sequence[str]) -> Any:
@@ -52,8 +52,8 @@ def node_panel(desk: Desk, name: str | None, shown: Sequence[str]) -> Any:
         component = parse(str(name)[:40])
         _require(desk, component.layer, component.kind, component.index, str(name)[:40])
         rows = desk.effects_of(component.name)
-    except CircuitsError as error:
-        return html.P(visible(error), className="warn")
+    except CircuitsError as why:
+        return warning(why)
     home = [e for e in EMOTIONS if any(n.component == component for n in desk.circuits[e].nodes)]
     own = next((e for e in home if str(e) in shown), home[0] if home else _largest(rows))
     where = f"in the circuits of {', '.join(home)}" if home else "in no circuit of this run"
@@ -94,28 +94,6 @@ def _largest(rows: pd.DataFrame) -> Emotion | None:
     return Emotion(best["emotion"])
 
 
-def captioned(figure: go.Figure, name: str | None = None) -> Any:
-    """A figure under its title; text of data in it is no markup."""
-    drawn, title = tamed(figure)
-    more = {} if name is None else {"id": name}
-    height = f"{drawn['layout']['height']}px"
-    graph = dcc.Graph(figure=drawn, config=CONFIG, responsive=True, style={"height": height}, **more)
-    return html.Figure([html.Figcaption(title), html.Div(graph, className="figure")])
-
-
-def compact(figure: go.Figure, title: str, height: int) -> go.Figure:
-    """The look of figures in a narrow panel."""
-    figure.update_layout(
-        title={"text": title, "font": {"size": 13}, "x": 0, "xref": "paper"},
-        template="plotly_white",
-        height=height,
-        margin={"l": 64, "r": 10, "t": 34, "b": 34},
-        font={"family": "system-ui, sans-serif", "size": 12},
-        legend={"orientation": "h", "y": -0.18},
-    )
-    return figure
-
-
 def effects_figure(rows: pd.DataFrame, name: str) -> go.Figure:
     """Effects of one component on the six emotions by every method, with 95% intervals [logits]."""
     figure = go.Figure()
@@ -130,13 +108,7 @@ def effects_figure(rows: pd.DataFrame, name: str) -> go.Figure:
             y=[i + shift for i in range(len(names))],
             mode="markers",
             name=method,
-            error_x={
-                "type": "data",
-                "array": some["high"] - some["effect"],
-                "arrayminus": some["effect"] - some["low"],
-                "thickness": 1.2,
-                "width": 2,
-            },
+            error_x=error(some["effect"], some["low"], some["high"], thickness=1.2, width=2),
             marker={"symbol": symbol, "color": colour, "size": 8},
             hovertemplate=f"{method}, %{{customdata}}: %{{x:+.3f}} logits<extra></extra>",
             customdata=names,
@@ -148,52 +120,38 @@ def effects_figure(rows: pd.DataFrame, name: str) -> go.Figure:
 
 
 def _table(rows: pd.DataFrame) -> Any:
-    head = html.Tr([html.Th(t, scope="col") for t in ("emotion", "method", "effect [95%], logits", "q")])
+    three = partial(decimal, places=3)
     body = [
-        html.Tr(
-            [
-                html.Th(str(r["emotion"]), scope="row"),
-                html.Td(str(r["method"])),
-                html.Td(f"{r['effect']:+.3f} [{decimal(r['low'], 3)}, {decimal(r['high'], 3)}]"),
-                html.Td(decimal(r["q"], 4)),
-            ]
-        )
+        [
+            r["emotion"],
+            r["method"],
+            f"{r['effect']:+.3f} [{three(r['low'])}, {three(r['high'])}]",
+            decimal(r["q"], 4),
+            str(r["n"]),
+        ]
         for r in rows.to_dict("records")
     ]
-    return html.Details(
-        [html.Summary("The numbers"), html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="wide")]
-    )
+    head = ("emotion", "method", "effect [95%], logits", "q", "n scenarios")
+    return html.Details([html.Summary("The numbers"), table(head, body)])
 
 
 def _cosines(desk: Desk, name: str) -> list[Any]:
     """Cosine of what it writes with each direction, at the state behind it and at the last one."""
-    table = desk.run.comparison.table
-    rows = table[(table["item"] == name) & (table["role"] == "node")]
+    every = desk.run.comparison.table
+    rows = every[(every["item"] == name) & (every["role"] == "node")]
     if not len(rows):
         return []
-    body = []
-    for e in EMOTIONS:
-        some = rows[rows["emotion"] == str(e)]
-        if len(some):
-            last = some.iloc[-1]
-            body.append(
-                html.Tr(
-                    [
-                        html.Th(str(e), scope="row"),
-                        html.Td(decimal(last["cosine"])),
-                        html.Td(f"{_tenth(last['share'])}% [{_tenth(last['low'])}, {_tenth(last['high'])}]"),
-                    ]
-                )
-            )
-    state, n = rows.iloc[-1]["state"], int(rows.iloc[-1]["n"])
-    head = html.Tr([html.Th(t, scope="col") for t in ("direction", "cosine", "share written [95%]")])
+    last = rows[rows["state"] == rows["state"].iloc[-1]].set_index("emotion")
+    body = [
+        [e, decimal(r["cosine"]), f"{_tenth(r['share'])}% [{_tenth(r['low'])}, {_tenth(r['high'])}]"]
+        for e, r in last.iterrows()
+    ]
     return [
         html.H3("What it writes, against the directions"),
-        html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="wide"),
-        html.P(
-            f"At {state}, n = {n} scenarios; only emotions whose circuit holds it. The cosine is given "
-            "without an interval.",
-            className="note",
+        table(("direction", "cosine", "share written [95%]"), body),
+        note(
+            f"At {rows['state'].iloc[-1]}, n = {rows['n'].iloc[-1]} scenarios; only emotions whose circuit holds it. The "
+            "cosine is given without an interval."
         ),
     ]
 
@@ -220,22 +178,27 @@ def _edges(desk: Desk, name: str, shown: Sequence[str]) -> list[Any]:
         best = sorted(some, key=lambda pair: -abs(pair[1].weight))
         items = [
             html.Li(
-                [
-                    html.Button(
-                        "tokens" if getattr(d, end) == EMBED else getattr(d, end),
-                        className="link",
-                        **{"data-node": getattr(d, end)},
-                    ),
-                    f" {d.weight:+.3f} [{decimal(d.low, 3)}, {decimal(d.high, 3)}] {e}"
-                    + (f" <{d.input}>" if d.input else "")
-                    + ("" if d.kind in ("exact", "direct") else f", {d.kind}"),
-                ]
+                [_link(getattr(d, end)), f" {d.weight:+.3f} [{decimal(d.low, 3)}, {decimal(d.high, 3)}] {e}{_about(d)}"]
             )
             for e, d in best[:_TOP_EDGES]
         ]
         more = f"{len(best) - _TOP_EDGES} weaker ones not listed." if len(best) > _TOP_EDGES else ""
-        parts += [html.H3(f"{title} [logits]"), html.Ul(items, className="edges"), html.P(more, className="note")]
+        n = counts(desk.circuits[e].judgement["n"] for e, _ in best)
+        parts += [
+            html.H3(f"{title} [logits, 95%, n = {n} scenarios]"), html.Ul(items, className="edges"), note(more),
+        ]  # fmt: skip
     return parts
+
+
+def _link(name: str) -> Any:
+    """A button that goes to a component in the graph."""
+    return html.Button("tokens" if name == EMBED else name, className="link", **{"data-node": name})
+
+
+def _about(edge: Edge) -> str:
+    """Where an edge enters, and how it was measured where that is not the usual way."""
+    where = f" <{edge.input}>" if edge.input else ""
+    return where + ("" if edge.kind in ("exact", "direct") else f", {edge.kind}")
 
 
 def acting(
@@ -272,8 +235,8 @@ def _texts(desk: Desk, name: str, e: Emotion) -> list[Any]:
     try:
         most, least = acting(desk, name, e)
         figure = spread_figure(desk, name)
-    except CircuitsError as error:
-        return [html.P(visible(error), className="warn")]
+    except CircuitsError as why:
+        return [warning(why)]
     if not most:
         return []
 
@@ -284,8 +247,8 @@ def _texts(desk: Desk, name: str, e: Emotion) -> list[Any]:
                     [
                         html.Code(f"{value:+.3f}"),
                         " ",
-                        html.Span(_cut(text["text"])),
-                        html.Span(f" ({_cut(text['id'], 40)})", className="note"),
+                        html.Span(shortened(text["text"], 400)),
+                        html.Span(f" ({shortened(text['id'], 40)})", className="note"),
                     ]
                 )
                 for text, value in some
@@ -294,9 +257,11 @@ def _texts(desk: Desk, name: str, e: Emotion) -> list[Any]:
         )
 
     ids = [text["id"] for text, _ in (*most, *least)]
-    options = [{"label": f"{_cut(i, 40)}: {_cut(desk.texts[i]['text'], 60)}", "value": i} for i in dict.fromkeys(ids)]
+    options = [
+        {"label": f"{shortened(i, 40)}: {shortened(desk.texts[i]['text'], 60)}", "value": i} for i in dict.fromkeys(ids)
+    ]
     return [
-        html.H3(f"Where it acts, {e} texts"),
+        html.H3(f"Where it acts, {e}'s test texts (one text each: no interval)"),
         html.H4("most [logits]"),
         listed(most),
         html.H4("least [logits]"),
@@ -308,23 +273,18 @@ def _texts(desk: Desk, name: str, e: Emotion) -> list[Any]:
     ]
 
 
-def _cut(text: str, most: int = 400) -> str:
-    text = visible(text)
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def _words(desk: Desk, name: str, e: Emotion) -> list[Any]:
     """Words its write promotes and suppresses; needs the model."""
     title = html.H3("Words its write promotes and suppresses")
     if desk.live is None:
-        return [title, html.P(f"Needs the model; {visible(desk.state)}.", className="note")]
+        return [title, note(f"Needs the model; {desk.state}.")]
     try:
         lens = desk.live.lens(name, e).as_dict()
-    except CircuitsError as error:
-        return [title, html.P(visible(error), className="note")]
+    except CircuitsError as why:
+        return [title, note(why)]
 
     def listed(some: Sequence[Mapping[str, Any]]) -> Any:
-        return html.Td(html.Ul([html.Li([html.Code(_cut(str(w["word"]), 30)), f" {_lens(w)}"]) for w in some]))
+        return html.Td(html.Ul([html.Li([html.Code(shortened(str(w["word"]), 30)), f" {_lens(w)}"]) for w in some]))
 
     heads = html.Tr([html.Th(t, scope="col") for t in ("promotes", "suppresses")])
     rows = html.Tr([listed(lens["promoted"]), listed(lens["suppressed"])])
@@ -333,7 +293,7 @@ def _words(desk: Desk, name: str, e: Emotion) -> list[Any]:
         title,
         html.Table([html.Thead(heads), html.Tbody(rows)], className="words"),
         html.P(
-            f"Logit lens [logits]: {_cut(lens['what'])}{n}. A description of what it writes, not an effect.",
+            f"Logit lens [logits]: {shortened(lens['what'], 400)}{n}. A description of what it writes, not an effect.",
             className="note",
         ),
     ]
@@ -347,12 +307,12 @@ def _lens(word: Mapping[str, Any]) -> str:
 def tokens_view(desk: Desk, prompt: str, name: str) -> Any:
     """For a head the attention over the tokens of a prompt, for a neuron its activations; needs the model."""
     if desk.live is None:
-        return html.P(f"Needs the model; {visible(desk.state)}.", className="note")
+        return note(f"Needs the model; {desk.state}.")
     try:
         found = desk.live.look(prompt, name).as_dict()
-    except CircuitsError as error:
-        return html.P(visible(error), className="note")
-    tokens = [_cut(str(t), 24) for t in found["tokens"]]
+    except CircuitsError as why:
+        return note(why)
+    tokens = [shortened(str(t), 24) for t in found["tokens"]]
     labels = [f"{i} {t}" for i, t in enumerate(tokens)]
     if found.get("pattern") is not None:
         heat = go.Heatmap(

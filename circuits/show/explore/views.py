@@ -18,11 +18,11 @@ from circuits.show import figures
 from circuits.show.beside import effects, effects_in_words
 from circuits.show.differences import difference_figure
 from circuits.show.explore.desk import Desk
-from circuits.show.explore.panel import captioned
-from circuits.show.figures import EMOTION_COLOURS
+from circuits.show.explore.parts import captioned, note, table, warning
 from circuits.show.halves import half_layers, misattribution
+from circuits.show.style import EMOTION_COLOURS, error, styled
 from circuits.show.vectors import below
-from circuits.show.words import decimal, in_words, percent, visible
+from circuits.show.words import counts, decimal, in_words, percent, ranged, shortened, visible
 
 __all__ = [
     "compare_view",
@@ -53,19 +53,9 @@ def projections(table: pd.DataFrame) -> go.Figure:
             hovertemplate=f"{e}, %{{x}}: %{{y:.3f}}<extra></extra>",
         )
     figure.update_yaxes(title="projection [residual units]")
-    figure.update_layout(
-        title={
-            "text": "How far each emotion's texts lie along their direction (hollow: no interval kept)",
-            "x": 0.01,
-            "font": {"size": 15},
-        },
-        template="plotly_white",
-        height=360,
-        legend={"orientation": "h", "y": below(figure, -0.16)},
-        font={"family": "system-ui, sans-serif", "color": "#222222"},
-        margin={"l": 70, "r": 20, "t": 60, "b": 50},
-    )
-    return figure
+    figure.update_layout(legend={"orientation": "h", "y": below(figure, -0.16)})
+    title = "How far each emotion's texts lie along their direction, state by state (hollow: no interval kept)"
+    return styled(figure, title, 360)
 
 
 def nodes_figure(table: pd.DataFrame, e: Emotion, picked: str | None = None) -> go.Figure:
@@ -87,13 +77,7 @@ def nodes_figure(table: pd.DataFrame, e: Emotion, picked: str | None = None) -> 
                 x=[f"L{parse(c).layer} {'attention' if kind is Kind.HEAD else 'MLP'}" for c in some["item"]],
                 y=some["share"],
                 mode="markers",
-                error_y={
-                    "type": "data",
-                    "array": some["high"] - some["share"],
-                    "arrayminus": some["share"] - some["low"],
-                    "thickness": 1,
-                    "width": 2,
-                },
+                error_y=error(some["share"], some["low"], some["high"], thickness=1, width=2),
                 name=f"{kind}s",
                 text=some["item"],
                 customdata=list(some["item"]),
@@ -113,15 +97,8 @@ def nodes_figure(table: pd.DataFrame, e: Emotion, picked: str | None = None) -> 
     else:
         title = f"{e}: no circuit, so no nodes to mark"
     figure.update_yaxes(title="share of the projection", tickformat=".0%")
-    figure.update_layout(
-        title={"text": title, "x": 0.01, "font": {"size": 15}},
-        template="plotly_white",
-        height=380,
-        legend={"orientation": "h", "y": below(figure, -0.18)},
-        font={"family": "system-ui, sans-serif", "color": "#222222"},
-        margin={"l": 70, "r": 20, "t": 60, "b": 50},
-    )
-    return figure
+    figure.update_layout(legend={"orientation": "h", "y": below(figure, -0.18)})
+    return styled(figure, title, 380)
 
 
 def vector_view(desk: Desk, name: str | None, picked: str | None) -> Any:
@@ -139,7 +116,7 @@ def vector_view(desk: Desk, name: str | None, picked: str | None) -> Any:
     if (table["emotion"] == str(e)).any():
         parts += [captioned(figures.writers(table, e)), captioned(nodes_figure(table, e, picked), "vector-nodes")]
     else:
-        parts.append(html.P(f"The run compares no circuit of {e} with its direction.", className="note"))
+        parts.append(note(f"The run compares no circuit of {e} with its direction."))
     if (run.half_layers["emotion"] == str(e)).any():
         parts.append(captioned(half_layers(run.half_layers, e, table)))
     if (run.same_effect.table["emotion"] == str(e)).any():
@@ -155,41 +132,30 @@ def judge_view(desk: Desk) -> Any:
     parts: list[Any] = [html.H2("In plain words"), html.Ul([html.Li(visible(in_words(c))) for c in circuits.values()])]
     notices = desk.run.manifest["notices"]
     if notices:
-        parts.append(html.Div([html.P(visible(n), className="warn") for n in notices]))
+        parts.append(html.Div([warning(n) for n in notices]))
     if any("faithfulness" in c.judgement for c in circuits.values()):
         parts.append(captioned(figures.faithfulness(circuits)))
     if any("curve" in c.judgement for c in circuits.values()):
         parts.append(captioned(figures.curves(circuits)))
     if "specificity" in together:
         parts.append(captioned(figures.specificity(together["specificity"])))
-    rows = []
-    for e, c in circuits.items():
-        found = c.judgement.get("stability")
-        if found is not None:
-            rows.append(
-                html.Tr(
-                    [
-                        html.Th(str(e), scope="row"),
-                        html.Td(f"{decimal(found['mean'])} [{decimal(found['low'])}, {decimal(found['high'])}]"),
-                        html.Td(decimal(found["chance"])),
-                        html.Td(decimal(found["ceiling"])),
-                        html.Td(str(found["n"])),
-                    ]
-                )
-            )
-    if rows:
-        head = html.Tr(
+    stable = {e: c.judgement["stability"] for e, c in circuits.items() if c.judgement.get("stability") is not None}
+    if stable:
+        head = ("emotion", "Jaccard under resampling", "by chance", "split-half ceiling", "resamples", "n scenarios")
+        rows = [
             [
-                html.Th(t, scope="col")
-                for t in ("emotion", "Jaccard under resampling", "by chance", "split-half ceiling", "resamples")
+                str(e),
+                ranged(s["mean"], s["low"], s["high"]),
+                decimal(s["chance"]),
+                decimal(s["ceiling"]),
+                s["n"],
+                s["scenarios"],
             ]
-        )
-        parts += [
-            html.H2("Is it steady?"),
-            html.Div(html.Table([html.Thead(head), html.Tbody(rows)]), className="wide"),
+            for e, s in stable.items()
         ]
+        parts += [html.H2("Is it steady?"), table(head, rows)]
     if "skipped" in together:
-        parts.append(html.P(f"Not measured, to save time: {visible(together['skipped'])}.", className="note"))
+        parts.append(note(f"Not measured, to save time: {visible(together['skipped'])}."))
     return parts
 
 
@@ -197,26 +163,14 @@ def ledger_view(claims: Sequence[Claim]) -> list[Any]:
     """The claims put to the test on this run, as its directory keeps them."""
     title = html.H2("Claims put to the test")
     if not claims:
-        return [title, html.P("None was tested on this run yet; make claims does.", className="note")]
-    head = html.Tr([html.Th(t, scope="col") for t in ("claim", "verdict", "estimate [95%]", "unit", "n")])
-    rows = [
-        html.Tr(
-            [
-                html.Th(visible(c.claim), scope="row"),
-                html.Td(str(c.verdict)),
-                html.Td(_interval(c)),
-                html.Td(visible(c.unit)),
-                html.Td(str(c.n)),
-            ]
-        )
-        for c in claims
-    ]
-    return [title, html.Div(html.Table([html.Thead(head), html.Tbody(rows)], className="claims"), className="wide")]
+        return [title, note("None was tested on this run yet; make claims does.")]
+    head = ("claim", "verdict", "estimate [95%]", "unit", "n")
+    rows = [[visible(c.claim), str(c.verdict), _interval(c), visible(c.unit), c.n] for c in claims]
+    return [title, table(head, rows, "claims")]
 
 
 def _interval(c: Claim) -> str:
-    value, low, high = ("–" if x is None else f"{x:.3g}" for x in (c.estimate, c.low, c.high))
-    return f"{value} [{low}, {high}]"
+    return ranged(c.estimate, c.low, c.high, lambda x: "–" if x is None else f"{x:.3g}")
 
 
 def compare_view(desk: Desk, name: str | None, wanted: str | None) -> Any:
@@ -233,38 +187,26 @@ def compare_view(desk: Desk, name: str | None, wanted: str | None) -> Any:
     other = open_run(desk.beside(name))
     found = compare(side(desk.run), side(other))
     e = Emotion(wanted) if wanted else next(iter(found.found))
-    parts: list[Any] = [html.P(visible(n), className="warn") for n in found.notices]
-    head = html.Tr(
-        [
-            html.Th(t, scope="col")
-            for t in (
-                "emotion",
-                "faithfulness here [95%]",
-                "there [95%]",
-                "nodes only here",
-                "only there",
-                "in both",
-                "Jaccard",
-            )
-        ]
+    parts: list[Any] = [warning(n) for n in found.notices]
+    head = (
+        "emotion",
+        "faithfulness here [95%]",
+        "there [95%]",
+        "n scenarios",
+        "nodes only here",
+        "only there",
+        "in both",
+        "Jaccard",
     )
     rows = []
     for one, d in found.found.items():
-        sides = [_faithful(s.circuits[one].judgement) for s in (found.new, found.golden)]
-        rows.append(
-            html.Tr(
-                [
-                    html.Th(str(one), scope="row"),
-                    html.Td(sides[0]),
-                    html.Td(sides[1]),
-                    html.Td(str(len(d.gained))),
-                    html.Td(str(len(d.lost))),
-                    html.Td(str(len(d.kept))),
-                    html.Td(decimal(d.jaccard)),
-                ]
-            )
-        )
-    parts += [html.Div(html.Table([html.Thead(head), html.Tbody(rows)]), className="wide")]
+        judged = [s.circuits[one].judgement for s in (found.new, found.golden)]
+        n = [j["n"] for j in judged if "n" in j]
+        rows.append([
+            str(one), *map(_faithful, judged), counts(n) if n else "–", len(d.gained), len(d.lost), len(d.kept),
+            decimal(d.jaccard),
+        ])  # fmt: skip
+    parts.append(table(head, rows))
     if e in found.found:
         d = found.found[e]
         if d.gained or d.lost or d.kept:
@@ -277,37 +219,32 @@ def compare_view(desk: Desk, name: str | None, wanted: str | None) -> Any:
             parts += [html.P(f"{what}: {', '.join(n.name for n in some) or 'none'}") for what, some in only]
             parts.append(captioned(difference_figure(d)))
         else:
-            parts.append(html.P(f"Neither run found a circuit of {e}.", className="note"))
+            parts.append(note(f"Neither run found a circuit of {e}."))
     return parts
 
 
 def _faithful(j: Mapping[str, Any]) -> str:
     if "faithfulness" not in j:
         return "no circuit"
-    return f"{percent(j['faithfulness'])} [{percent(j['faithfulness_low'])}, {percent(j['faithfulness_high'])}]"
+    return ranged(j["faithfulness"], j["faithfulness_low"], j["faithfulness_high"], percent)
 
 
 def selection_view(found: Mapping[str, Mapping[str, Any]], count: int, all_shown: bool) -> Any:
     """Faithfulness of the working selection beside random selections, emotion by emotion."""
-    rows = []
-    for e, one in found.items():
-        rows.append(
-            html.Tr(
-                [
-                    html.Th(e, scope="row"),
-                    html.Td(f"{percent(one['value'])} [{percent(one['low'])}, {percent(one['high'])}]"),
-                    html.Td(f"{percent(one['random_mean'])} (at most {percent(max(one['random']))})"),
-                ]
-            )
-        )
+    rows = [
+        [
+            e, ranged(one["value"], one["low"], one["high"], percent),
+            f"{percent(one['random_mean'])} (at most {percent(max(one['random']))})",
+        ]
+        for e, one in found.items()
+    ]  # fmt: skip
     first = next(iter(found.values()))
     seconds = sum(one["seconds"] for one in found.values())
     forwards = sum(one["forwards"] for one in found.values())
-    head = html.Tr([html.Th(t, scope="col") for t in ("", "faithfulness [95%]", "random, same layers")])
     what = "All that is shown" if all_shown else "The selected"
     return [
         html.P(f"{what}: {count} components, alone, everything else ablated."),
-        html.Table([html.Thead(head), html.Tbody(rows)]),
+        table(("", "faithfulness [95%]", "random, same layers"), rows),
         html.P(
             f"test texts, n = {first['n']} scenarios, {len(first['random'])} random selections; "
             f"{forwards:g} forwards, {seconds:.2f} s",
@@ -326,47 +263,26 @@ def what_if_view(found: Mapping[str, Any]) -> Any:
         y=names, x=after, name="changed", orientation="h", marker={"color": [EMOTION_COLOURS[e] for e in EMOTIONS]}
     )
     figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(title="logit difference of the emotion's words")
-    figure.update_layout(
-        title={"text": "Six emotions, one text", "x": 0.01, "font": {"size": 15}},
-        template="plotly_white",
-        height=340,
-        barmode="group",
-        legend={"orientation": "h", "y": -0.25},
-        margin={"l": 80, "r": 20, "t": 50, "b": 50},
-    )
-    head = html.Tr([html.Th(t, scope="col") for t in ("next word", "as it is", "changed")])
+    figure.update_xaxes(title="logit difference of the emotion's words [logits]")
+    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.25})
+    styled(figure, "Six emotions, one text (no interval)", 340)
     rows = [
-        html.Tr(
-            [
-                html.Th(html.Code(visible(w["word"])[:40]), scope="row"),
-                html.Td(f"{100 * w['before']:.2f}%"),
-                html.Td(f"{100 * w['after']:.2f}%"),
-            ]
-        )
+        [html.Code(shortened(w["word"], 40)), f"{100 * w['before']:.2f}%", f"{100 * w['after']:.2f}%"]
         for w in found["words"]
     ]
     unknown = found.get("unknown") or []
     parts: list[Any] = []
     if unknown:
         parts.append(
-            html.P(
-                "The model does not know: "
-                + visible(", ".join(map(str, unknown)))[:500]
-                + ". It reads them as unknown.",
-                className="warn",
+            warning(
+                f"The model does not know: {shortened(', '.join(map(str, unknown)), 500)}. It reads them as unknown."
             )
         )
-    parts += [
-        html.Div(
-            [captioned(figure), html.Div(html.Table([html.Thead(head), html.Tbody(rows)]), className="wide")],
-            className="pair",
-        ),
-        html.P(
-            f"Replacement values: {visible(found['replacement'])}. One text, so no interval: the panel has effects "
-            "over all texts. "
-            f"Cost: {found['forwards']:g} forwards, {found['seconds']:.2f} s.",
-            className="note",
+    return [
+        *parts,
+        html.Div([captioned(figure), table(("next word", "as it is", "changed"), rows)], className="pair"),
+        note(
+            f"Replacement values: {found['replacement']}. n = 1 text, so no interval: the panel has effects over all texts. "
+            f"Cost: {found['forwards']:g} forwards, {found['seconds']:.2f} s."
         ),
     ]
-    return parts
