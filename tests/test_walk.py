@@ -440,7 +440,7 @@ def uninterrupted(walked: Walked, tmp_path_factory: pytest.TempPathFactory) -> t
         return discover(walked.model, walked.prompts, QUICK, tmp_path_factory.mktemp("walk") / "whole"), names
 
 
-@pytest.mark.parametrize("limit", [0, 3, 11])
+@pytest.mark.parametrize("limit", [0, pytest.param(3, marks=pytest.mark.exhaustive), 11])
 def test_an_interrupted_walk_resumes_with_what_it_had(
     limit: int, walked: Walked, uninterrupted: tuple[Run, list[str]], tmp_path: Path
 ) -> None:

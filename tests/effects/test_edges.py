@@ -188,7 +188,9 @@ def test_integrated_scores_are_means_over_midpoints_of_the_embedding(model_of, p
     assert np.abs(plain.values - found.values).max() > 0.01 * np.abs(plain.values).max()
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "neox", "gpt_neo"])
+@pytest.mark.parametrize(
+    "family", ["gemma2", *(pytest.param(f, marks=pytest.mark.exhaustive) for f in ("llama", "neox", "gpt_neo"))]
+)
 def test_integrated_along_activations_slopes_are_means_while_one_half_layer_moves(family, model_of, prompts):
     """By hooks: the senders' own place between replaced and clean, the reader's gradient there by autograd."""
     model, ablation, steps = model_of(family), Ablation.MEAN_SCENARIO, 2

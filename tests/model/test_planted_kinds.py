@@ -87,7 +87,7 @@ def test_the_circuit_with_the_noise_components_is_the_whole_model(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["medium", "large"])
+@pytest.mark.parametrize("size", ["medium", pytest.param("large", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("kind", ["chain", "shared_head", *NEW])
 def test_larger_models_hold_the_same(kind, size):
     for seed in range(2 if size == "medium" else 1):
