@@ -107,7 +107,9 @@ def price(model: Model, prompts: Prompts, settings: Settings) -> int:
     searched = 60 + (2 if settings.patience is None else settings.patience) * tried
     judged = 2 * settings.random_circuits + 6 * (settings.random_circuits if settings.thorough else 15)
     more = (
-        2 * (51 + 20) + 12 * settings.random_circuits + 22 * (20 + settings.random_circuits) if settings.thorough else 0
+        2 * (51 + 20) + 12 * settings.random_circuits + 22 * (20 + settings.random_circuits) + 60
+        if settings.thorough
+        else 0
     )
     circuits = (searched + judged + more) * dims.forward(texts)
     return exact + neurons + circuits + dims.gradient(everything, len(EMOTIONS)) + 10 * READY * dims.forward(everything)
@@ -194,7 +196,7 @@ class _Walk:
             "reliability": _reliability([sublayers, heads, screen]),
             "engine": engine(self.model),
             "judge": together,
-            "compared": {"notices": list(compared.halves.notices), "skipped": compared.skipped},
+            "compared": {"notices": list(compared.notes), "skipped": compared.skipped},
         }
         return self._write(joined([sublayers, best]), table, directions, circuits, compared, extra)
 
@@ -280,6 +282,7 @@ class _Walk:
             writer.graphml(f"circuits/{e}.graphml", circuit)
         writer.table("comparison.parquet", compared.writers.table)
         writer.table("same_effect.parquet", compared.effects.table)
+        writer.table("doses.parquet", compared.doses)
         writer.table("half_layers.parquet", compared.halves.table)
         writer.table("half_layer_rates.parquet", compared.halves.rates)
         writer.text("prompts.jsonl", _lines(self.prompts))

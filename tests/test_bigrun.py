@@ -20,7 +20,7 @@ from circuits.errors import SettingsError
 from circuits.prompts.emotions import EMOTIONS
 from circuits.runs.directory import Run, open_run
 from circuits.runs.exporting import export
-from circuits.show import beside, figures, halves, terminal, words
+from circuits.show import beside, dosed, figures, halves, terminal, words
 
 SMALL = Shape(nodes=12, edges=60, layers=3, heads=2, neurons=20, scenarios=5, width=8, verified=9)
 
@@ -57,6 +57,8 @@ def test_everything_that_shows_runs_shows_it(run: Run) -> None:
         halves.half_layers(run.half_layers, e, run.comparison.table).to_json()
         beside.effects(run.same_effect.table, e).to_json()
         assert "in common" in beside.effects_in_words(run.same_effect.table, e)
+        figures.doses(run, e).to_json()
+        assert f"added along {e}'s direction" in dosed.doses_in_words(run.doses, e)
         assert "unseen scenarios" in words.in_words(circuit)
     assert "screened by gradient" in words.screened(run.manifest["screen"])
     stream = io.StringIO()

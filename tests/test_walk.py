@@ -92,6 +92,7 @@ def test_every_file_is_there_and_the_run_opens(walked: Walked) -> None:
         "report.html",
         "same_effect.parquet",
         "half_layers.parquet",
+        "doses.parquet",
         "half_layer_rates.parquet",
     }
     expected |= {f"circuits/{e}.{suffix}" for e in EMOTIONS for suffix in ("json", "graphml")} | {
@@ -227,6 +228,16 @@ def test_a_thorough_walk_measures_the_rest_and_skips_nothing(truth: Planted, tmp
     assert set(j["minimality"]["largest"]) == {node.name for node in run.circuit(Emotion.FEAR).nodes}
     assert "skipped" not in run.manifest["judge"]
     assert "idle members" in run.report.read_text()
+    assert run.manifest["compared"]["skipped"] == ""
+    doses = run.doses
+    assert set(doses["emotion"]) == set(map(str, EMOTIONS))
+    fear = doses[(doses["emotion"] == "fear") & (doses["dose"] == 0.4)].set_index(["what", "texts", "read"])
+    # The planted read-out reads the direction itself: added, it moves others' texts to fear, and random ones do not.
+    assert fear.loc[("direction", "others", "fear"), "low"] > 1
+    assert abs(fear.loc[("random direction", "others", "fear"), "value"]) < 1
+    # The five others of a planted chain have their own neurons.
+    assert fear.loc[("direction", "others", "selectivity"), "low"] > 0
+    assert "adding its direction" in run.report.read_text()
 
 
 def test_what_was_found_for_an_emotion_survives_a_kill(
@@ -313,6 +324,8 @@ def test_circuit_and_direction_are_compared_on_test(found: Run, truth: Planted) 
     assert "of the circuit's effect in common" in page.replace("&#x27;", "'")
     assert "What one reading per layer would get wrong" in page
     assert "ask for them with --thorough" in found.manifest["compared"]["skipped"]
+    assert found.doses.empty
+    assert "adding its direction" not in found.report.read_text()
 
 
 def _without(found: Run, truth: Planted, e: Emotion) -> float:

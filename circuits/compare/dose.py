@@ -21,6 +21,7 @@ from circuits.circuit.cost import Neutral
 from circuits.circuit.estimates import Estimate, estimate
 from circuits.circuit.evaluation import Bench
 from circuits.compare.steered import Job, amplified, by_scenario, steered
+from circuits.compare.table import DOSE_COLUMNS
 from circuits.directions.vectors import Directions
 from circuits.effects.own import OwnTexts
 from circuits.errors import MeasurementError, SettingsError
@@ -31,12 +32,11 @@ from circuits.model.sites import Component, Half, Kind, State
 from circuits.model.steering import Edits, edit_hooks
 from circuits.prompts.emotions import EMOTIONS, Emotion
 
-__all__ = ["COLUMNS", "DOSES", "Doses", "dose_response"]
+__all__ = ["DOSES", "Doses", "dose_response"]
 
 Array = NDArray[np.float64]
 
 DOSES = (0.05, 0.1, 0.2, 0.4)
-COLUMNS = ("emotion", "what", "dose", "factor", "texts", "read", "value", "low", "high", "n", "unit")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def dose_response(
                 rows += _rows(here, e, own, "own", number)
         if neutral is not None:
             rows += _language(neutral, e, v, circuits.get(e, ()), factors, state, doses, norm)
-    return Doses(pd.DataFrame(rows, columns=list(COLUMNS)), state, norm, tuple(notes))
+    return Doses(pd.DataFrame(rows, columns=list(DOSE_COLUMNS)), state, norm, tuple(notes))
 
 
 def _changes(

@@ -10,7 +10,7 @@ from circuits.errors import MeasurementError
 from circuits.model.sites import State
 from circuits.prompts.emotions import Emotion
 
-__all__ = ["COLUMNS", "EFFECT_COLUMNS", "HALF_COLUMNS", "RATE_COLUMNS", "Comparison", "SameEffect"]
+__all__ = ["COLUMNS", "DOSE_COLUMNS", "EFFECT_COLUMNS", "HALF_COLUMNS", "RATE_COLUMNS", "Comparison", "SameEffect"]
 
 COLUMNS = (
     "emotion", "state", "layer", "half", "item", "role", "contribution", "share", "low", "high", "cosine", "n", "unit",
@@ -24,6 +24,8 @@ EFFECT_COLUMNS = (
 HALF_COLUMNS = (
     "emotion", "layer", "half", "half_layer", "state", "position", "quantity", "value", "low", "high", "unit", "n", "reason",
 )  # fmt: skip
+
+DOSE_COLUMNS = ("emotion", "what", "dose", "factor", "texts", "read", "value", "low", "high", "n", "unit")
 
 RATE_COLUMNS = ("measure", "emotion", "rate", "value", "low", "high", "cells", "unit", "n", "reason")
 

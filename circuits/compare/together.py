@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from circuits.circuit.cost import Neutral
 from circuits.circuit.evaluation import Bench
 from circuits.compare.attribution import LAYER_COLUMNS
+from circuits.compare.dose import dose_response
 from circuits.compare.effect import same_effect
 from circuits.compare.halves import HalfLayers, half_layers
-from circuits.compare.table import EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS, Comparison, SameEffect
+from circuits.compare.table import DOSE_COLUMNS, EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS, Comparison, SameEffect
 from circuits.compare.writers import writers
 from circuits.directions.vectors import Directions
 from circuits.effects.batch import Plan
@@ -33,6 +35,10 @@ class Compared:
     writers: Comparison
     effects: SameEffect
     halves: HalfLayers
+    doses: pd.DataFrame
+    """:attr:`circuits.compare.dose.Doses.table`, without rows where it was not measured."""
+    notes: tuple[str, ...]
+    """What could not be compared, and why."""
     skipped: str
     """What was left out for time, and how to ask for it; empty where nothing was."""
 
@@ -56,7 +62,8 @@ def compare(
         directions: estimated on other scenarios.
         circuits, random: by emotion, the circuit and matched random ones; an emotion without a circuit is left out.
         sublayers: exact effects of all half-layers, on (at least) these prompts.
-        thorough: take the direction out at every state and both ways, beside more random directions.
+        thorough: take the direction out at every state and both ways, beside more random directions; and the reverse: add it,
+            and drive the circuit as hard.
 
     Raises:
         DirectionError, MeasurementError: see the parts.
@@ -64,7 +71,7 @@ def compare(
     watch = watch or (lambda what, done, total: None)
     model, prompts = test.model, test.prompts
     found = {e: tuple(some) for e, some in circuits.items() if some}
-    steps = 2 + len(found)
+    steps = 2 + len(found) + thorough
     watch("circuit against direction", 0, steps)
     written = writers(model, prompts, directions, circuits, random)
     watch("circuit against direction", 1, steps)
@@ -82,17 +89,24 @@ def compare(
             count=_MANY if thorough else _FEW,
         )  # fmt: skip
         tables.append(one.table)
+    doses, notes = pd.DataFrame(columns=list(DOSE_COLUMNS)), halves.notices
+    if thorough and any(directions.defined(middle, e) for e in found):
+        watch("circuit against direction", steps - 1, steps)
+        given = dose_response(
+            benches, directions, found, middle, neutral=Neutral(model, prompts) if prompts.neutral else None, count=_FEW
+        )
+        doses, notes = given.table[given.table["emotion"].isin([str(e) for e in found])], (*notes, *given.notes)
     watch("circuit against direction", steps, steps)
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(EFFECT_COLUMNS))
     skipped = (
         ""
         if thorough
         else (
-            f"taking directions out at states other than {middle} and {last}, taking them out whole, and {_MANY} random "
-            f"directions ({_FEW} were drawn): ask for them with --thorough"
+            f"adding directions and driving circuits by doses, taking directions out at states other than {middle} and {last}, "
+            f"taking them out whole, and {_MANY} random directions ({_FEW} were drawn): ask for them with --thorough"
         )
     )
-    return Compared(written, SameEffect(table), halves, skipped)
+    return Compared(written, SameEffect(table), halves, doses, notes, skipped)
 
 
 def _halves(test: Plan, sublayers: Effects, permutations: int) -> HalfLayers:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from circuits.circuit.formats import to_graphml
 from circuits.circuit.graph import Circuit
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
-from circuits.compare.table import EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS, Comparison, SameEffect
+from circuits.compare.table import DOSE_COLUMNS, EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS, Comparison, SameEffect
 from circuits.errors import RunError
 from circuits.prompts.emotions import EMOTIONS, emotion
 from circuits.runs import files
@@ -90,6 +90,17 @@ class Run:
     def same_effect(self) -> SameEffect:
         """Circuit and direction ablated side by side."""
         return SameEffect(files.read_table(self._file("same_effect.parquet"), EFFECT_COLUMNS))
+
+    @cached_property
+    def doses(self) -> pd.DataFrame:
+        """What adding the direction and driving the circuit does: :attr:`circuits.compare.dose.Doses.table`.
+
+        Without rows where it was not measured; ``circuits discover --thorough`` does. Runs of versions that could not have no
+        such file.
+        """
+        if "doses.parquet" not in self.manifest["files"]:
+            return pd.DataFrame(columns=list(DOSE_COLUMNS))
+        return files.read_table(self._file("doses.parquet"), DOSE_COLUMNS)
 
     @cached_property
     def half_layers(self) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from circuits.circuit.graph import Circuit
 from circuits.errors import DirectionError, RunError
 from circuits.prompts.emotions import EMOTIONS, Emotion, emotion
 from circuits.runs.directory import Run
-from circuits.show import beside, crossed, graphs, halves, judged, vectors
+from circuits.show import beside, crossed, dosed, graphs, halves, judged, vectors
 from circuits.show.style import EMOTION_COLOURS
 from circuits.show.vectors import onset
 
@@ -30,6 +30,7 @@ __all__ = [
     "components",
     "cosines",
     "curves",
+    "doses",
     "faithfulness",
     "half_layers",
     "mechanisms",
@@ -197,6 +198,22 @@ def same_effect(found: Run | pd.DataFrame, e: Emotion | str) -> go.Figure:
     """
     table = found.same_effect.table if isinstance(found, Run) else found
     return beside.effects(_rows(table, emotion(str(e)), "circuit and direction side by side"), emotion(str(e)))
+
+
+def doses(found: Run | pd.DataFrame, e: Emotion | str) -> go.Figure:
+    """What adding the direction and driving the circuit as hard do to the six emotions and to language, with 95% intervals.
+
+    Args:
+        found: a run made with ``--thorough``, or :attr:`circuits.compare.dose.Doses.table`.
+
+    Raises:
+        RunError: it was not measured for the emotion.
+        PromptError: not one of the six.
+    """
+    table = found.doses if isinstance(found, Run) else found
+    return dosed.doses(
+        _rows(table, emotion(str(e)), "doses (circuits discover --thorough measures them)"), emotion(str(e))
+    )
 
 
 def mechanisms(found: Any) -> go.Figure:

@@ -21,6 +21,7 @@ from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.runs.directory import Run
 from circuits.show import figures, tables
 from circuits.show.beside import effects_in_words
+from circuits.show.dosed import doses_in_words
 from circuits.show.methods import methods
 from circuits.show.page import Page, datum, page
 from circuits.show.words import counts, in_words, shortened
@@ -36,8 +37,8 @@ class Told:
 
     Attributes:
         effects: table of effects on ``test``.
-        writers, same_effect, half_layers, rates: tables of the comparison.
-        notices: of the half-layers.
+        writers, same_effect, doses, half_layers, rates: tables of the comparison.
+        notices: of the half-layers and doses.
         skipped: what the comparison left out; empty where nothing was.
         directions: ``vectors``, ``norms`` and ``split_half`` by estimator, the first is the one drawn.
         states: the axis ``state`` of these.
@@ -49,6 +50,7 @@ class Told:
     effects: pd.DataFrame
     writers: pd.DataFrame
     same_effect: pd.DataFrame
+    doses: pd.DataFrame
     half_layers: pd.DataFrame
     rates: pd.DataFrame
     notices: Sequence[str]
@@ -68,8 +70,8 @@ def report(
     """The page as text, from the walk's own values."""
     return _written(
         Told(
-            manifest, circuits, table, compared.writers.table, compared.effects.table, compared.halves.table,
-            compared.halves.rates, compared.halves.notices, compared.skipped,
+            manifest, circuits, table, compared.writers.table, compared.effects.table, compared.doses, compared.halves.table,
+            compared.halves.rates, compared.notes, compared.skipped,
             {d.estimator: {k: getattr(d, k).astype(np.float32) for k in _KEPT} for d in directions},  # as the run keeps them
             [s.name for s in directions[0].states], directions[0].n,
         )
@@ -88,7 +90,7 @@ def report_of(run: Run) -> str:
     return _written(
         Told(
             run.manifest, {e: run.circuit(str(e)) for e in EMOTIONS}, run.effects.table, run.comparison.table,
-            run.same_effect.table, run.half_layers, run.half_layer_rates, compared.get("notices", ()),
+            run.same_effect.table, run.doses, run.half_layers, run.half_layer_rates, compared.get("notices", ()),
             compared.get("skipped", ""),
             {e: {k: arrays[f"{e}.{k}"] for k in _KEPT} for e in estimators},
             [str(s) for s in about["states"]], int(about["n"]),
@@ -176,6 +178,9 @@ def _beside(result: Page, told: Told) -> None:
             result.figure(figure)
         if (told.same_effect["emotion"] == str(e)).any():
             result.add(f"<p>{datum(effects_in_words(told.same_effect, e), 1000)}</p>")
+        if (told.doses["emotion"] == str(e)).any():
+            result.figure(figures.doses(told.doses, e))
+            result.add(f"<p>{datum(doses_in_words(told.doses, e), 1000)}</p>")
     result.add("<h3>What one reading per layer would get wrong</h3>")
     if len(told.rates):
         result.figure(figures.misattribution(told.rates))

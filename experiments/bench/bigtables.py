@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from circuits.circuit.graph import Circuit
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
-from circuits.compare.table import EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS
+from circuits.compare.table import DOSE_COLUMNS, EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS
 from circuits.effects.table import COLUMNS
 from circuits.model.sites import Component, Half, states, sublayer
 from circuits.prompts.emotions import EMOTIONS, Emotion
@@ -49,10 +49,11 @@ def effects(
 def tables(
     layers: int, circuits: Mapping[Emotion, Circuit], n: int, rng: np.random.Generator
 ) -> dict[str, pd.DataFrame]:
-    """``comparison``, ``same_effect``, ``half_layers`` and ``half_layer_rates``."""
+    """``comparison``, ``same_effect``, ``doses``, ``half_layers`` and ``half_layer_rates``."""
     return {
         "comparison": _comparison(layers, circuits, n, rng),
         "same_effect": _same_effect(layers, n, rng),
+        "doses": _doses(n, rng),
         "half_layers": _half_layers(layers, n, rng),
         "half_layer_rates": _rates(layers, n, rng),
     }
@@ -88,6 +89,25 @@ def _same_effect(layers: int, n: int, rng: np.random.Generator) -> pd.DataFrame:
                     part, unit = (np.nan, "1") if what == "correlation" else (share, "logits")
                     rows.append((str(e), "levelled", state.name, onward, what, *own, part, *ends, n, unit))
     return pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))
+
+
+def _doses(n: int, rng: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    for e in map(str, EMOTIONS):
+        for dose in (0.05, 0.1, 0.2, 0.4):
+            for what, texts in (
+                ("direction", "own"), ("direction", "others"), ("circuit", "own"), ("random direction", "own"),
+                ("random direction", "others"), ("direction", "neutral"), ("circuit", "neutral"),
+            ):  # fmt: skip
+                factor = 40 * dose if what == "circuit" else np.nan
+                read = {"neutral": ("perplexity",)}.get(
+                    texts, (e,) if what.startswith("random") else (*EMOTIONS, "selectivity")
+                )
+                for one in map(str, read):
+                    size = {"perplexity": 1 + dose, e: 8 * dose}.get(one, 2 * dose) * float(rng.uniform(0.9, 1.1))
+                    unit = "1" if one == "perplexity" else "logits"
+                    rows.append((e, what, dose, factor, texts, one, size, 0.9 * size, 1.1 * size, n, unit))
+    return pd.DataFrame(rows, columns=list(DOSE_COLUMNS))
 
 
 def _half_layers(layers: int, n: int, rng: np.random.Generator) -> pd.DataFrame:

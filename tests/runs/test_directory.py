@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from circuits.circuit.graph import Circuit, Edge, Node
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
-from circuits.compare.table import EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS
+from circuits.compare.table import DOSE_COLUMNS, EFFECT_COLUMNS, HALF_COLUMNS, RATE_COLUMNS
 from circuits.effects.table import COLUMNS
 from circuits.errors import CircuitsError, PromptError, RunError
 from circuits.model.sites import parse
@@ -70,6 +70,7 @@ def fill(writer: RunWriter) -> Run:
     writer.table("comparison.parquet", pd.DataFrame({c: [1.0] for c in COMPARISON_COLUMNS}))
     for name, columns in (
         ("same_effect", EFFECT_COLUMNS),
+        ("doses", DOSE_COLUMNS),
         ("half_layers", HALF_COLUMNS),
         ("half_layer_rates", RATE_COLUMNS),
     ):
@@ -401,7 +402,7 @@ def test_a_run_interrupted_anywhere_is_never_half_written_and_resumes(
 ) -> None:
     whole = contents(finished)
     steps = steps_of_a_run(tmp_path / "count")
-    assert steps == 4 * (1 + 1 + 6 + 6 + 1 + 1 + 1)  # manifest, part, tables, circuits, graph, report, manifest
+    assert steps == 4 * (1 + 1 + 7 + 6 + 1 + 1 + 1)  # manifest, part, tables, circuits, graph, report, manifest
     for number in range(1, steps + 1):
         place = tmp_path / f"run{number}"
         expected = RunError if isinstance(error, OSError) else Killed

@@ -16,6 +16,7 @@ from circuits import figures
 from circuits.errors import CircuitsError, DirectionError, MeasurementError, PromptError, RunError
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.runs.directory import Run
+from circuits.show.dosed import doses_in_words
 
 E = Emotion.FEAR
 CROSS = pd.DataFrame(
@@ -24,6 +25,19 @@ CROSS = pd.DataFrame(
          "n": 24}
         for role in ("writers", "readers")
         for nodes, context, value in (("a_only", "A", 0.9), ("a_only", "B", 0.1), ("all", "A", 1.0), ("all", "B", 0.8))
+    ]
+)  # fmt: skip
+DOSES = pd.DataFrame(
+    [
+        {"emotion": "fear", "what": what, "dose": dose, "factor": np.nan, "texts": texts, "read": read, "value": value * dose,
+         "low": value * dose - 0.1, "high": value * dose + 0.2, "n": n, "unit": "logits"}
+        for dose in (0.1, 0.4)
+        for what, texts, read, value, n in (
+            ("direction", "others", "fear", 7.0, 24), ("direction", "others", "anger", 1.0, 24),
+            ("direction", "others", "selectivity", 5.0, 24), ("direction", "own", "fear", 1.0, 24),
+            ("circuit", "own", "fear", 2.0, 24), ("random direction", "others", "fear", 0.5, 5),
+            ("direction", "neutral", "perplexity", 3.0, 9), ("circuit", "neutral", "perplexity", 60.0, 9),
+        )
     ]
 )  # fmt: skip
 MECHANISMS = SimpleNamespace(cross=CROSS, emotion=E, verdict="same direction, different circuits")
@@ -45,6 +59,7 @@ def test_every_public_figure_is_drawn_from_the_run(run: Run) -> None:
         "components": figures.components(run, E),
         "cosines": figures.cosines(run),
         "curves": figures.curves(run),
+        "doses": figures.doses(DOSES, E),
         "faithfulness": figures.faithfulness(run),
         "half_layers": figures.half_layers(run, "fear"),
         "mechanisms": figures.mechanisms(MECHANISMS),
@@ -81,6 +96,31 @@ def test_a_part_gives_the_same_figure_as_the_run(run: Run) -> None:
     ]
     for of_run, of_part in pairs:
         assert of_run.to_json() == of_part.to_json()
+
+
+def test_doses_are_drawn_with_their_intervals_and_said() -> None:
+    figure = figures.doses(DOSES, "fear")
+    drawn = {(t.name.split(",")[0], t.yaxis): t for t in figure.data if "own" not in t.name}
+    assert set(drawn) == {
+        ("direction added", "y"), ("direction added", "y2"), ("direction added", "y3"), ("random directions", "y"),
+    }  # fmt: skip
+    added = drawn["direction added", "y"]
+    np.testing.assert_allclose(added.y, [0.7, 2.8])
+    np.testing.assert_allclose(added.error_y.array, [0.2, 0.2])
+    np.testing.assert_allclose(added.error_y.arrayminus, [0.1, 0.1])
+    np.testing.assert_allclose(drawn["direction added", "y3"].y, [0.3, 1.2])
+    own = {(t.name.split(",")[0], t.yaxis): list(t.y) for t in figure.data if "own" in t.name}
+    assert own == {("direction added", "y"): [0.1, 0.4], ("circuit driven as hard", "y"): [0.2, 0.8],
+                   ("circuit driven as hard", "y3"): [6.0, 24.0]}  # fmt: skip
+    assert "n = 24" in figure.layout.title.text
+    said = doses_in_words(DOSES, E)
+    assert said == (
+        "With 0.40 of the stream's norm added along fear's direction, texts of the other five move by 2.80 [2.70, 3.00] logits "
+        "towards fear and perplexity on neutral texts is 1.20 [1.10, 1.40] times the clean model's; with the circuit driven "
+        "as hard, fear's own texts move by 0.80 [0.70, 1.00] logits and perplexity is 24.00 [23.90, 24.20] times the clean "
+        "model's."
+    )
+    assert doses_in_words(DOSES, Emotion.ANGER) == ""
 
 
 def test_a_graph_has_a_mark_for_every_node_and_a_row_for_every_half_layer(run: Run) -> None:
@@ -137,6 +177,7 @@ def test_cross_ablation_shows_both_contexts_and_roles() -> None:
         (lambda run: figures.writers(run, "joy"), PromptError, "joy"),
         (lambda run: figures.writers(run.comparison.table.iloc[:0], E), RunError, "no rows about fear"),
         (lambda run: figures.same_effect(run.same_effect.table.iloc[:0], E), RunError, "no rows about fear"),
+        (lambda run: figures.doses(run, E), RunError, "no rows about fear: no doses .circuits discover --thorough"),
         (lambda run: figures.components(run.effects.table.query("kind == 'attn'"), E), RunError, "measure some"),
         (lambda run: figures.misattribution(run.half_layer_rates.iloc[:0]), RunError, "too few test scenarios"),
         (lambda run: figures.cosines(run, estimator="pca"), DirectionError, "expected one of contrast"),

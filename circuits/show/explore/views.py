@@ -17,6 +17,7 @@ from circuits.runs.sides import compare, side
 from circuits.show import figures
 from circuits.show.beside import effects, effects_in_words
 from circuits.show.differences import difference_figure
+from circuits.show.dosed import doses_in_words
 from circuits.show.explore.desk import Desk
 from circuits.show.explore.parts import captioned, note, table, warning
 from circuits.show.halves import half_layers, misattribution
@@ -121,6 +122,8 @@ def vector_view(desk: Desk, name: str | None, picked: str | None) -> Any:
         parts.append(captioned(half_layers(run.half_layers, e, table)))
     if (run.same_effect.table["emotion"] == str(e)).any():
         parts += [captioned(effects(run.same_effect.table, e)), html.P(effects_in_words(run.same_effect.table, e))]
+    if (run.doses["emotion"] == str(e)).any():
+        parts += [captioned(figures.doses(run.doses, e)), html.P(doses_in_words(run.doses, e))]
     if len(run.half_layer_rates):
         parts.append(captioned(misattribution(run.half_layer_rates)))
     return parts
