@@ -50,16 +50,16 @@ _HOMES = {
     "probe": "circuits.directions.estimators",
     "read_circuit": "circuits.runs.sides",
     "read_prompts": "circuits.prompts.datasets",
-    "allocate": "circuits.compare.allocation",
+    "allocate": "circuits.compare.wang.allocation",
     "dose_response": "circuits.compare.dose",
     "half_layers": "circuits.compare.halves",
-    "head_importance": "circuits.compare.contributions",
-    "influence_slope": "circuits.compare.influence",
-    "neuron_contributions": "circuits.compare.contributions",
+    "head_importance": "circuits.compare.wang.contributions",
+    "influence_slope": "circuits.compare.wang.influence",
+    "neuron_contributions": "circuits.compare.wang.contributions",
     "same_effect": "circuits.compare.effect",
     "several_mechanisms": "circuits.compare.mechanisms",
-    "sublayer_influence": "circuits.compare.influence",
-    "wang_circuit": "circuits.compare.wang",
+    "sublayer_influence": "circuits.compare.wang.influence",
+    "wang_circuit": "circuits.compare.wang.circuit",
     "sweep": "circuits.runs.sweep",
     "testing": "circuits.testing",
     "validate_prompts": "circuits.prompts.validation",
@@ -122,14 +122,14 @@ __all__ = [
 if TYPE_CHECKING:
     from circuits import testing
     from circuits.circuit.graph import Circuit
-    from circuits.compare.allocation import allocate
-    from circuits.compare.contributions import head_importance, neuron_contributions
     from circuits.compare.dose import dose_response
     from circuits.compare.effect import same_effect
     from circuits.compare.halves import half_layers
-    from circuits.compare.influence import influence_slope, sublayer_influence
     from circuits.compare.mechanisms import several_mechanisms
-    from circuits.compare.wang import wang_circuit
+    from circuits.compare.wang.allocation import allocate
+    from circuits.compare.wang.circuit import wang_circuit
+    from circuits.compare.wang.contributions import head_importance, neuron_contributions
+    from circuits.compare.wang.influence import influence_slope, sublayer_influence
     from circuits.directions.estimators import contrast, estimate_directions, grand_mean, probe
     from circuits.directions.vectors import Directions
     from circuits.effects.certify import Certified, certify

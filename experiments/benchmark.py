@@ -34,7 +34,7 @@ from bench.timing import Spread, interleaved, matrix_rate
 
 import circuits
 from circuits.cli import script
-from circuits.compare.contributions import head_importance
+from circuits.compare.wang.contributions import head_importance
 from circuits.directions.estimators import estimate_directions
 from circuits.effects.batch import Batch, Plan
 from circuits.effects.direct import Direct

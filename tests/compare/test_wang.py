@@ -12,10 +12,10 @@ from scipy.stats import spearmanr
 
 import circuits
 from circuits.circuit.stability import chance_jaccard, jaccard
-from circuits.compare.allocation import allocate, top
-from circuits.compare.contributions import Space, head_importance, neuron_contributions, normed_directions
-from circuits.compare.influence import Target, sublayer_influence
-from circuits.compare.wang import FORMS, WangCircuit, wang_circuit
+from circuits.compare.wang.allocation import allocate, top
+from circuits.compare.wang.circuit import FORMS, WangCircuit, wang_circuit
+from circuits.compare.wang.contributions import Space, head_importance, neuron_contributions, normed_directions
+from circuits.compare.wang.influence import Target, sublayer_influence
 from circuits.directions.estimators import estimate_directions
 from circuits.errors import ComponentError, MeasurementError, PromptError, SettingsError, UnsupportedModelError
 from circuits.model.anatomy import Model

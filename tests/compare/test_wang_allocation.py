@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuits.compare.allocation import Allocation, allocate, top
+from circuits.compare.wang.allocation import Allocation, allocate, top
 from circuits.errors import SettingsError
 from circuits.model.sites import head, neuron
 

@@ -12,7 +12,7 @@ from conftest import tiny_rows
 from effects.naive import Naive
 from families import ANSWERS, FAMILIES
 
-from circuits.compare.contributions import (
+from circuits.compare.wang.contributions import (
     Scores,
     Space,
     head_importance,

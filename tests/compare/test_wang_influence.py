@@ -13,7 +13,7 @@ from effects.naive import Naive
 from families import ANSWERS, FAMILIES
 
 import circuits
-from circuits.compare.influence import (
+from circuits.compare.wang.influence import (
     ALPHAS,
     Target,
     influence_slope,

@@ -9,7 +9,7 @@ Both are closed forms of one forward (Wang et al. 2025, arXiv 2510.11328, local 
 
 Directions are those of :func:`circuits.directions.estimators.contrast`, which compares the six emotions inside each
 scenario *and* valence. Neither measure knows what the upper layers make of a write: hold them beside total effects
-(:func:`circuits.compare.wang.wang_circuit`).
+(:func:`circuits.compare.wang.circuit.wang_circuit`).
 
 Three traits of the paper's form are choices here. *Space*: the paper estimates v in the stream and reads the state behind
 the norm in front of the MLP, two spaces of different gains (:class:`Space`). *Centring*: a raw contribution is mostly what

@@ -30,9 +30,9 @@ from scipy.stats import rankdata
 
 from circuits.circuit.estimates import Estimate
 from circuits.circuit.stability import chance_jaccard, jaccard
-from circuits.compare.allocation import Allocation, allocate, top
-from circuits.compare.contributions import Scores, Space, head_importance, neuron_contributions, normed_directions
-from circuits.compare.influence import Influence, Target, sublayer_influence
+from circuits.compare.wang.allocation import Allocation, allocate, top
+from circuits.compare.wang.contributions import Scores, Space, head_importance, neuron_contributions, normed_directions
+from circuits.compare.wang.influence import Influence, Target, sublayer_influence
 from circuits.directions.estimators import estimate_directions
 from circuits.effects.kinds import Ablation, Method, member
 from circuits.effects.measure import Progress, Store, measure
