@@ -130,7 +130,8 @@ class Bench:
         """Faithfulness of the circuit made of ``kept``.
 
         Raises:
-            MeasurementError: the whole model is not better than none of it, so the ratio means nothing (both are named).
+            MeasurementError: the whole model is not clearly better than none of it, so the ratio means nothing (both are
+                named): within two standard errors, or in more than 2.5% of the resamples of the scenarios.
         """
         return self.ratio(self.metric(kept))
 
@@ -139,21 +140,28 @@ class Bench:
         gap = self.whole - self.empty
         mean = float(gap.mean())
         error = float(gap.std(ddof=1) / np.sqrt(len(gap))) if len(gap) > 1 else np.inf
+        undefined = (
+            f"faithfulness of {self.emotion} is undefined: the whole model has {self.whole.mean():.3g} logits and the "
+            f"empty circuit {self.empty.mean():.3g} (difference {mean:.3g} ± {error:.2g} standard error); "
+        )
         if mean <= 2 * error or mean < 1e-6:
-            raise MeasurementError(
-                f"faithfulness of {self.emotion} is undefined: the whole model has {self.whole.mean():.3g} logits and the "
-                f"empty circuit {self.empty.mean():.3g} (difference {mean:.3g} ± {error:.2g} standard error); "
-                "the model does not tell this emotion apart on these prompts"
-            )
+            raise MeasurementError(f"{undefined}the model does not tell this emotion apart on these prompts")
         value = float((circuit - self.empty).mean() / mean)
         low = high = float("nan")
         if len(gap) >= MIN_SCENARIOS:
             rows = np.random.default_rng(0).integers(0, len(gap), (_DRAWS, len(gap)))
             below = gap[rows].mean(1)
-            # A resample in which the model itself shows nothing has no ratio; then no interval can be given.
-            if (below > 0).all():
-                ratios = (circuit - self.empty)[rows].mean(1) / below
-                low, high = (float(x) for x in np.quantile(ratios, [0.025, 0.975]))
+            some = below > 0
+            ratios = (circuit - self.empty)[rows][some].mean(1) / below[some]
+            # Where a resample of the model shows nothing, the share may be anything: it counts beyond either end.
+            beyond = np.full(int((~some).sum()), np.inf)
+            if len(beyond) >= 0.025 * (_DRAWS - 1):
+                raise MeasurementError(
+                    f"{undefined}in {len(beyond)} of {_DRAWS:,} resamples of the scenarios the model adds nothing, so the "
+                    "share has no interval; it takes more scenarios"
+                )
+            low = float(np.quantile(np.concatenate([-beyond, ratios]), 0.025))
+            high = float(np.quantile(np.concatenate([ratios, beyond]), 0.975))
         return Faithfulness(
             value, low, high, float(circuit.mean()), float(self.empty.mean()), float(self.whole.mean()), len(gap)
         )

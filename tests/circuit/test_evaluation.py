@@ -189,6 +189,32 @@ def test_a_gap_within_its_own_error_is_an_error_and_a_clear_one_is_not(model_of,
                 bench.ratio(bench.whole / 2)
 
 
+def test_resamples_without_a_whole_count_beyond_both_ends(model_of, prompts):
+    """Clear by its standard error, but hardly: the share may be anything in a few resamples; the interval is wide."""
+    bench = bench_of(model_of("gpt2"), prompts, EMOTIONS[0])
+    gap = np.array([1.0, 1.2, 0.2, -0.3, 0.9])
+    circuit = np.array([0.5, 0.2, 0.3, 0.1, 0.4])
+    bench.empty, bench.whole = np.zeros(5), gap
+    found = bench.ratio(circuit)
+    rows = np.random.default_rng(0).integers(0, 5, (2000, 5))
+    ratios = [(circuit[r].mean() / gap[r].mean()) if gap[r].mean() > 0 else None for r in rows]
+    valid = sorted(x for x in ratios if x is not None)
+    beyond = len(ratios) - len(valid)
+    assert 5 < beyond < 50
+    # 50 draws lie below the interval and 50 above, and those beyond are among both.
+    assert valid[48 - beyond] <= found.low <= valid[51 - beyond]
+    assert valid[-1 - (51 - beyond)] <= found.high <= valid[-1 - (48 - beyond)]
+    assert found.low < found.value < found.high
+    assert found.high > np.quantile(valid, 0.975)
+
+
+def test_a_share_without_an_interval_is_an_error(model_of, prompts):
+    bench = bench_of(model_of("gpt2"), prompts, EMOTIONS[0])
+    bench.empty, bench.whole = np.zeros(50), np.array([1.0] * 48 + [-9.2] * 2)
+    with pytest.raises(MeasurementError, match=r"in \d+ of 2,000 resamples .* no interval; it takes more scenarios"):
+        bench.ratio(bench.whole)
+
+
 def test_no_text_of_the_emotion_is_an_error(model_of, prompts):
     part = prompts.where(prompts.emotions != 2)
     with pytest.raises(MeasurementError, match="there are no prompts of fear"):
