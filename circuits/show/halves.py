@@ -76,19 +76,21 @@ def half_layers(table: pd.DataFrame, e: Emotion, writers: pd.DataFrame | None = 
 
 def misattribution(rates: pd.DataFrame) -> go.Figure:
     """In how many of the layers that change an emotion attention did most of it, so that "the MLP did it" is wrong; 95%
-    intervals, and the number of layers above each bar."""
+    intervals, and the number of layers below each pair of bars."""
     figure = go.Figure()
     names = ["all", *(str(e) for e in EMOTIONS)]
+    cells = rates[rates["rate"] == "attention most"].set_index(["emotion", "measure"])["cells"]
+    of = {name: [str(cells[name, measure]) for measure in ("projection", "decodability")] for name in names}
+    places = [f"{name}<br>of {' and '.join(dict.fromkeys(of[name]))}" for name in names]
     for measure, colour in (("projection", _HEADS), ("decodability", "#E69F00")):
         rows = (
             rates[(rates["measure"] == measure) & (rates["rate"] == "attention most")].set_index("emotion").loc[names]
         )
         figure.add_bar(
-            x=names, y=rows["value"], error_y=_error(rows), name=measure, marker={"color": colour},
-            text=[f"of {n}" for n in rows["cells"]], textposition="outside",
+            x=places, y=rows["value"], error_y=_error(rows), name=measure, marker={"color": colour},
         )  # fmt: skip
-    figure.update_yaxes(title="share of layers", range=[0, 1.15], tickformat=".0%")
-    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.12})
+    figure.update_yaxes(title="share of layers", range=[0, 1.05], tickformat=".0%")
+    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.2})
     n = counts(rates["n"])
     return styled(
         figure, f"Layers in which attention did most of what one reading shows (n = {n} scenarios)", height=420

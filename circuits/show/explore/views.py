@@ -53,7 +53,7 @@ def projections(table: pd.DataFrame) -> go.Figure:
             marker={"symbol": "circle-open"},
             hovertemplate=f"{e}, %{{x}}: %{{y:.3f}}<extra></extra>",
         )
-    figure.update_yaxes(title="projection [residual units]")
+    figure.update_yaxes(title="projection [residual units]", rangemode="tozero")
     figure.update_layout(legend={"orientation": "h", "y": below(figure, -0.16)})
     title = "How far each emotion's texts lie along their direction, state by state (hollow: no interval kept)"
     return styled(figure, title, 360)
