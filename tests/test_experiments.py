@@ -19,13 +19,15 @@ import pytest
 import typer
 from conftest import tiny_rows
 from families import ANSWERS
-from ledger.causal import explained, few_neurons, holding, top_neurons
+from ledger.causal import explained, few_neurons, holding, of_verdicts, top_neurons
 from ledger.others import closest_pair, onset, repaired
 from ledger.study import Study
 from typer.testing import CliRunner
 
 import circuits
 from circuits.circuit.estimates import Estimate
+from circuits.compare.claims import Standing
+from circuits.compare.mechanisms import Mechanisms, Verdict
 from circuits.directions.decoding import Decodability
 from circuits.errors import DirectionError, PromptError, SettingsError
 from circuits.model.planted import planted
@@ -536,6 +538,30 @@ def test_a_claim_that_cannot_be_tested_does_not_hide_the_others(on: Any, tmp_pat
         assert by_key[key]["verdict"] == "undecided", by_key[key]
         assert by_key[key]["reason"]
     assert not [one for one in records if one["verdict"] == "supported"]
+
+
+@pytest.mark.parametrize(
+    ("others", "same", "standing", "why"),
+    [
+        (0, 6, Standing.SUPPORTED, ""),
+        (0, 5, Standing.UNDECIDED, ""),
+        (1, 5, Standing.UNDECIDED, "anger alone has evidence against it"),
+        (2, 0, Standing.CONTRADICTED, ""),
+        (6, 0, Standing.CONTRADICTED, ""),
+    ],
+)
+def test_one_emotion_of_six_does_not_contradict_that_they_share_a_mechanism(
+    others: int, same: int, standing: Standing, why: str
+) -> None:
+    kinds = [Verdict.DIFFERENT_CIRCUITS] * others + [Verdict.SAME_CIRCUIT] * same
+    kinds += [Verdict.NOT_DECIDABLE] * (6 - len(kinds))
+    found = {str(e): Mechanisms(e, kind, "so") for e, kind in zip(EMOTIONS, kinds, strict=True)}
+    made = of_verdicts("k", "t", "s", found, "six", {"model": "m", "prompts": "p", "experiment": "claims"})
+    assert made.verdict is standing
+    assert made.estimate == pytest.approx(same / 6)
+    assert made.reason.startswith(why)
+    assert ("alone has evidence" in made.reason) == bool(why)
+    assert "surprise: " in made.reason
 
 
 def test_the_verdicts_table_counts_right_and_wrong_ones() -> None:

@@ -178,21 +178,28 @@ def one_mechanism(
             found[str(e)] = several_mechanisms(study.model, a, b, e, effects=(known[0], known[1]))
         except MeasurementError as error:
             found[str(e)] = str(error)
-    return [_of_verdicts(key, text, source, found, statistic, common)]
+    return [of_verdicts(key, text, source, found, statistic, common)]
 
 
-def _of_verdicts(
+def of_verdicts(
     key: str, text: str, source: str, found: Mapping[str, Mechanisms | str], statistic: str, common: dict[str, Any]
 ) -> Claim:
+    """The claim that one mechanism serves two sets of contexts, from the verdicts on the emotions."""
     verdicts = {e: one.verdict if isinstance(one, Mechanisms) else Verdict.NOT_DECIDABLE for e, one in found.items()}
     same = sum(v is Verdict.SAME_CIRCUIT for v in verdicts.values())
     other = [e for e, v in verdicts.items() if v not in (Verdict.SAME_CIRCUIT, Verdict.NOT_DECIDABLE)]
-    standing = Standing.UNDECIDED
-    if other:
+    standing, reasons = Standing.UNDECIDED, []
+    # Each verdict may be wrong in 5%: of six, one that is says little (26% of models have it by chance), two do (3%).
+    if len(other) > 1:
         standing = Standing.CONTRADICTED
+    elif other:
+        reasons = [
+            f"{other[0]} alone has evidence against it, and one of six verdicts is wrong by chance in up to 26% of models; "
+            "evidence on a second emotion would decide"
+        ]
     elif same == len(verdicts):
         standing = Standing.SUPPORTED
-    reasons = [f"{e}: {v} ({one.reason if isinstance(one, Mechanisms) else one})"
+    reasons += [f"{e}: {v} ({one.reason if isinstance(one, Mechanisms) else one})"
                for (e, v), one in zip(verdicts.items(), found.values(), strict=True)]  # fmt: skip
     n = min((len(one.matching) for one in found.values() if isinstance(one, Mechanisms) and one.matching), default=0)
     return Claim(
