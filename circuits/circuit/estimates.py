@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from circuits.circuit.evaluation import Bench, Faithfulness
     from circuits.model.anatomy import Model
 
-__all__ = ["DRAWS", "Beside", "Estimate", "beside", "beside_random", "estimate", "gap_of", "randoms", "require_circuit"]
+__all__ = [
+    "DRAWS",
+    "Beside",
+    "Estimate",
+    "beside",
+    "beside_random",
+    "ends",
+    "estimate",
+    "gap_of",
+    "randoms",
+    "require_circuit",
+]
 
 Array = NDArray[np.float64]
 
@@ -53,10 +64,25 @@ class Estimate:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
+def ends(drawn: Array) -> tuple[float, float]:
+    """95% percentile interval of bootstrap draws.
+
+    A draw without a value (NaN: a share of nothing, a correlation with what does not vary) may be anything, so it counts beyond
+    both ends; where such draws reach an end, in 2.5% of them or more, there is no interval (NaN).
+    """
+    some = drawn[~np.isnan(drawn)]
+    beyond = np.full(len(drawn) - len(some), np.inf)
+    if len(beyond) >= 0.025 * (len(drawn) - 1):
+        return float("nan"), float("nan")
+    low, high = np.concatenate([-beyond, some]), np.concatenate([some, beyond])
+    return float(np.quantile(low, 0.025)), float(np.quantile(high, 0.975))
+
+
 def estimate(values: Array, statistic: Callable[[Array], Array] | None = None, *, seed: int = 0) -> Estimate:
     """Percentile bootstrap over the last axis (scenarios) of a statistic of means, by default the mean itself.
 
-    ``statistic`` maps means ``[draw, ...]`` to one number a draw; ``values`` are ``[..., scenario]``.
+    ``statistic`` maps means ``[draw, ...]`` to one number a draw, NaN where there is none (:func:`ends`); ``values`` are
+    ``[..., scenario]``.
     """
     n = values.shape[-1]
 
@@ -68,10 +94,7 @@ def estimate(values: Array, statistic: Callable[[Array], Array] | None = None, *
         return Estimate(value, float("nan"), float("nan"), n)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
     drawn = of(np.moveaxis(values @ weights.T, -1, 0))
-    if not np.isfinite(drawn).all():
-        return Estimate(value, float("nan"), float("nan"), n)
-    low, high = (float(x) for x in np.quantile(drawn, [0.025, 0.975]))
-    return Estimate(value, low, high, n)
+    return Estimate(value, *ends(drawn), n)
 
 
 def require_circuit(model: Model, circuit: Collection[Component]) -> tuple[Component, ...]:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from circuits.circuit.estimates import ends
 from circuits.effects.batch import Plan
 from circuits.effects.keeping import metric_keeping, subsets_of
 from circuits.effects.kinds import Positions
@@ -131,7 +132,7 @@ class Bench:
 
         Raises:
             MeasurementError: the whole model is not clearly better than none of it, so the ratio means nothing (both are
-                named): within two standard errors, or in more than 2.5% of the resamples of the scenarios.
+                named): within two standard errors, or in 2.5% of the resamples of the scenarios and more.
         """
         return self.ratio(self.metric(kept))
 
@@ -151,17 +152,15 @@ class Bench:
         if len(gap) >= MIN_SCENARIOS:
             rows = np.random.default_rng(0).integers(0, len(gap), (_DRAWS, len(gap)))
             below = gap[rows].mean(1)
-            some = below > 0
-            ratios = (circuit - self.empty)[rows][some].mean(1) / below[some]
-            # Where a resample of the model shows nothing, the share may be anything: it counts beyond either end.
-            beyond = np.full(int((~some).sum()), np.inf)
-            if len(beyond) >= 0.025 * (_DRAWS - 1):
+            found = np.full(_DRAWS, np.nan)
+            np.divide((circuit - self.empty)[rows].mean(1), below, out=found, where=below > 0)
+            low, high = ends(found)
+            if np.isnan(low):
+                nothing = int((below <= 0).sum())
                 raise MeasurementError(
-                    f"{undefined}in {len(beyond)} of {_DRAWS:,} resamples of the scenarios the model adds nothing, so the "
-                    "share has no interval; it takes more scenarios"
+                    f"{undefined}in {nothing} of {_DRAWS:,} resamples of the scenarios the model adds nothing, so the share "
+                    "has no interval; it takes more scenarios"
                 )
-            low = float(np.quantile(np.concatenate([-beyond, ratios]), 0.025))
-            high = float(np.quantile(np.concatenate([ratios, beyond]), 0.975))
         return Faithfulness(
             value, low, high, float(circuit.mean()), float(self.empty.mean()), float(self.whole.mean()), len(gap)
         )

@@ -176,6 +176,11 @@ def _share(figures: Array) -> Array:
     return result
 
 
+def _above(values: Array) -> Array:
+    """What can be shared: NaN where there is nothing."""
+    return np.where(values > 0, values, np.nan)
+
+
 def _interval(value: float, drawn: Array, n: int, most: float = np.inf) -> Estimate:
     if not np.isfinite(drawn).all() or not np.isfinite(value):
         return Estimate(float(value), float("nan"), float("nan"), n)
@@ -239,7 +244,7 @@ class Losses:
 
         def statistic(means: Array) -> Array:
             losses, gaps = means[:, :-count].reshape(len(means), *matrix.shape), means[:, -count:]
-            result: Array = (losses / gaps[:, None] * matrix).sum((1, 2))
+            result: Array = (losses / _above(gaps)[:, None] * matrix).sum((1, 2))
             return result
 
         return estimate(data, statistic)
@@ -255,8 +260,8 @@ class Losses:
         count = len(self.tasks)
 
         def statistic(means: Array) -> Array:
-            shares = means[:, :count] / means[:, count:]
-            result: Array = (shares @ over) / (shares @ under)
+            shares = means[:, :count] / _above(means[:, count:])
+            result: Array = (shares @ over) / _above(shares @ under)
             return result
 
         return estimate(np.concatenate([lost, self._gaps]), statistic)

@@ -158,8 +158,11 @@ def _gap(bench: Bench) -> float:
 
 
 def _own(e: Emotion, shares: Mapping[Emotion, np.ndarray]) -> Estimate:
-    """Own share minus the mean of the others'; scenarios are paired where all emotions have the same number of them."""
-    other = [shares[f] for f in shares if f is not e]
+    """Own share minus the mean of the others'; scenarios are paired where all emotions have the same number of them.
+
+    Emotions that the model does not tell apart have no shares, and are no others.
+    """
+    other = [shares[f] for f in shares if f is not e and not np.isnan(shares[f]).any()]
     if other and all(len(some) == len(shares[e]) for some in other):
         return estimate(shares[e] - np.mean(other, axis=0))
     value = float(shares[e].mean() - np.mean([some.mean() for some in other])) if other else float("nan")

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from circuits import jsontext
+from circuits.circuit.estimates import ends
 from circuits.compare.concentration import concentration
 from circuits.compare.decomposition import Decomposition
 from circuits.compare.shares import Shares
@@ -184,10 +185,10 @@ def _shares(a: Directions, b: Directions, first: Own, second: Own) -> list[dict[
             if not row["reason"]:
                 (one, draws, n), (other, others, _) = first[e, state], second[e, state]
                 row |= {"n": n, "first_share": one, "second_share": other, "difference": one - other}
-                if np.isnan(draws - others).any():
+                low, high = ends(draws - others)
+                if np.isnan(low):
                     row["reason"] = "too few scenarios, or a projection not told from zero: no interval"
                 else:
-                    low, high = (float(x) for x in np.quantile(draws - others, [0.025, 0.975]))
                     row |= {"low": low, "high": high, "differ": low > 0 or high < 0}
             rows.append(row)
     return rows

@@ -27,7 +27,7 @@ from circuits.effects.own import OwnTexts
 from circuits.errors import MeasurementError, SettingsError
 from circuits.model.anatomy import Tokens
 from circuits.model.resuming import Resumer
-from circuits.model.running import Hook, Streams, hook_name
+from circuits.model.running import Hook, Streams, hook_name, record
 from circuits.model.sites import Component, Half, Kind, State
 from circuits.model.steering import Edits, edit_hooks
 from circuits.prompts.emotions import EMOTIONS, Emotion
@@ -69,10 +69,14 @@ def dose_response(
     *,
     doses: Sequence[float] = DOSES,
     neutral: Neutral | None = None,
+    emotions: Collection[Emotion] = EMOTIONS,
     count: int = 5,
     seed: int = 0,
 ) -> Doses:
-    """Add every emotion's direction at ``state`` at every token, and amplify its circuit by the same norm.
+    """Add the directions of ``emotions`` at ``state`` at every token, and amplify their circuits by the same norm.
+
+    On neutral texts, where a circuit may hardly write, it is amplified by the same factors: what that costs the language is
+    what such a factor costs, not what such a norm does.
 
     Raises:
         DirectionError: directions of another model.
@@ -87,7 +91,8 @@ def dose_response(
         )
     if count < 1:
         raise SettingsError(f"the number of random directions is {count}; expected at least 1")
-    some = [e for e in EMOTIONS if state in directions.states and directions.defined(state, e)]
+    wanted = [e for e in EMOTIONS if e in emotions]
+    some = [e for e in wanted if state in directions.states and directions.defined(state, e)]
     if not some:
         raise MeasurementError(f"no emotion has a direction at {state}; use a later state")
     sizes = [
@@ -98,7 +103,11 @@ def dose_response(
     random = np.random.default_rng(seed).standard_normal((count, model.d_model))
     random /= np.linalg.norm(random, axis=1, keepdims=True)
     rows: list[dict[str, object]] = []
-    notes: list[str] = []
+    notes = [
+        f"{e} has no direction at {state}: nothing was added, and its circuit was not driven"
+        for e in wanted
+        if e not in some
+    ]
     nothing = _changes(benches, random, place, doses, norm, model.n_layers)
     for e in some:
         v = directions.at(state, e)
@@ -112,7 +121,10 @@ def dose_response(
             _factors(benches[e], circuits.get(e, ()), state, [dose * norm for dose in doses]) if e in benches else None
         )
         if factors is None:
-            notes.append(f"no component of {e}'s circuit writes before {state}; it cannot be amplified there")
+            writes = (
+                f"no component of {e}'s circuit writes before {state}" if circuits.get(e) else f"{e} has no circuit"
+            )
+            notes.append(f"{writes}; it cannot be amplified there")
         else:
             changed = amplified(benches[e], [circuits[e]] * len(doses), factors) - steered(benches[e], [Job()])
             own = {e: by_scenario(benches[e], changed)[None]}
@@ -254,26 +266,30 @@ def _language(
         if factors is not None:
             factor = factors[number]
 
-            def driving(_tokens: Tokens, replaced: Streams, factor: float = factor) -> dict[str, Hook]:
-                return _driving(replaced, circuit, factor)
+            def driving(tokens: Tokens, replaced: Streams, factor: float = factor) -> dict[str, Hook]:
+                return _driving(record(model, tokens).streams, replaced, circuit, factor)
 
             row("circuit", dose, factor, neutral.losses(change=driving))
     return rows
 
 
-def _driving(replaced: Streams, circuit: Collection[Component], factor: float) -> dict[str, Hook]:
-    """Hooks that drive components ``1 + factor`` times as far from their replacement values as they are."""
+def _driving(clean: Streams, replaced: Streams, circuit: Collection[Component], factor: float) -> dict[str, Hook]:
+    """Hooks that put components ``1 + factor`` times as far from their replacement values as they are in the clean run."""
     places: dict[tuple[int, Kind], list[int]] = {}
     for c in circuit:
         places.setdefault((c.layer, c.kind), []).append(c.index)
 
-    def made(new: Tensor, index: list[int]) -> Hook:
+    def made(own: Tensor, new: Tensor, index: list[int]) -> Hook:
+        driven = own[:, :, index] + factor * (own[:, :, index] - new[:, :, index].to(own))
+
         def hook(tensor: Tensor) -> Tensor:
             tensor = tensor.clone()
-            own = tensor[:, :, index]
-            tensor[:, :, index] = own + factor * (own - new[:, :, index].to(own))
+            tensor[:, :, index] = driven.to(tensor)
             return tensor
 
         return hook
 
-    return {hook_name(*place): made(replaced.of(place[1])[place[0]], index) for place, index in places.items()}
+    return {
+        hook_name(layer, kind): made(clean.of(kind)[layer], replaced.of(kind)[layer], index)
+        for (layer, kind), index in places.items()
+    }

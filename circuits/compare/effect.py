@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from circuits.circuit.estimates import DRAWS, Estimate, estimate
+from circuits.circuit.estimates import DRAWS, Estimate, ends, estimate
 from circuits.circuit.evaluation import Bench
 from circuits.compare.steered import Job, scenarios_of, steered
 from circuits.compare.table import EFFECT_COLUMNS, SameEffect
@@ -164,7 +164,8 @@ class _Sizes:
         nothing = float("nan")
         share = Estimate(nothing, nothing, nothing, self.n)
         if self._clear:
-            share = estimate(both, lambda means: means[:, 0] / means[:, 1])
+            # Where a resample of the circuit does nothing, there is no share of it.
+            share = estimate(both, lambda means: means[:, 0] / np.where(means[:, 1] > 0, means[:, 1], np.nan))
         return {
             "value": value.value, "low": value.low, "high": value.high, "share": share.value, "share_low": share.low,
             "share_high": share.high,
@@ -172,7 +173,10 @@ class _Sizes:
 
 
 def correlation(first: Array, second: Array, scenarios: NDArray[np.int64], *, seed: int = 0) -> Estimate:
-    """Pearson correlation over texts with a 95% interval by resampling scenarios; NaN where one side does not vary."""
+    """Pearson correlation over texts with a 95% interval by resampling scenarios; NaN where one side does not vary.
+
+    Resamples in which one side does not vary count beyond both ends (:func:`circuits.circuit.estimates.ends`).
+    """
     names, place = np.unique(scenarios, return_inverse=True)
     n = len(names)
     sums = np.zeros((n, 6))
@@ -194,10 +198,7 @@ def correlation(first: Array, second: Array, scenarios: NDArray[np.int64], *, se
     if n < MIN_SCENARIOS or np.isnan(value):
         return Estimate(value, float("nan"), float("nan"), n)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS)
-    drawn = pearson(weights @ sums)
-    drawn = drawn[~np.isnan(drawn)]
-    low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975]))
-    return Estimate(value, low, high, n)
+    return Estimate(value, *ends(pearson(weights @ sums)), n)
 
 
 def pairs(

@@ -7,6 +7,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from circuits.circuit.estimates import ends
 from circuits.effects.statistics import MIN_SCENARIOS
 
 __all__ = ["Shares"]
@@ -51,16 +52,17 @@ class Shares:
         return float(self._mean(part).mean() / total) if total != 0 else float("nan")
 
     def drawn(self, part: Array) -> Array:
-        """The share on resampled scenarios, ``[draw]``; NaN where there are too few, or where the whole may be nothing."""
-        if self.n < MIN_SCENARIOS or not (self._draws > 0).all():
-            return np.full(_DRAWS, np.nan)
-        result: Array = (self._rows @ self._mean(part)) / self._draws
+        """The share on resampled scenarios, ``[draw]``; NaN if there are too few, and in resamples whose whole is nothing."""
+        result = np.full(_DRAWS, np.nan)
+        if self.n >= MIN_SCENARIOS:
+            np.divide(self._rows @ self._mean(part), self._draws, out=result, where=self._draws > 0)
         return result
 
     def row(self, part: Array) -> dict[str, float]:
         """Mean contribution [unit of the whole], share and its 95% interval.
 
-        Where the whole may be nothing the share has no interval; the contribution beside it stays meaningful.
+        Where the whole may well be nothing (:func:`circuits.circuit.estimates.ends`) the share has no interval; the
+        contribution beside it stays meaningful.
         """
-        low, high = (float(x) for x in np.quantile(self.drawn(part), [0.025, 0.975]))
+        low, high = ends(self.drawn(part))
         return {"contribution": float(self._mean(part).mean()), "share": self.share(part), "low": low, "high": high}

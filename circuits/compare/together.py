@@ -92,10 +92,11 @@ def compare(
     doses, notes = pd.DataFrame(columns=list(DOSE_COLUMNS)), halves.notices
     if thorough and any(directions.defined(middle, e) for e in found):
         watch("circuit against direction", steps - 1, steps)
-        given = dose_response(
-            benches, directions, found, middle, neutral=Neutral(model, prompts) if prompts.neutral else None, count=_FEW
-        )
-        doses, notes = given.table[given.table["emotion"].isin([str(e) for e in found])], (*notes, *given.notes)
+        neutral = Neutral(model, prompts) if prompts.neutral else None
+        given = dose_response(benches, directions, found, middle, neutral=neutral, emotions=tuple(found), count=_FEW)
+        doses, notes = given.table, (*notes, *given.notes)
+    elif thorough and found:
+        notes = (*notes, f"no emotion that has a circuit has a direction at {middle}: there are no doses")
     watch("circuit against direction", steps, steps)
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(EFFECT_COLUMNS))
     skipped = (

@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 
 from circuits.prompts.emotions import Emotion
 from circuits.show.style import error, styled
-from circuits.show.words import decimal, ranged
+from circuits.show.words import counts, decimal, ranged
 
 __all__ = ["doses", "doses_in_words"]
 
@@ -18,40 +18,53 @@ _LINES = (
     ("circuit", "own", "circuit driven as hard, the emotion's own texts", "#0072B2", "dot", "square"),
     ("random direction", "others", "random directions, texts of the other five", "#999999", "solid", "x"),
 )
+_NEUTRAL = {
+    "direction": "direction added, neutral texts",
+    "circuit": "circuit driven by the same factor, neutral texts",
+}
 
 
 def doses(table: pd.DataFrame, e: Emotion) -> go.Figure:
     """Change of the emotion's logit difference, of its lead over the other five, and of perplexity on neutral texts, by dose.
 
-    ``table``: of :class:`circuits.compare.dose.Doses`. 95% intervals; of random directions the middle 95% of the draws.
+    ``table``: of :class:`circuits.compare.dose.Doses`. 95% intervals over scenarios (or neutral texts); of random
+    directions the middle 95% of the draws.
     """
     mine = table[table["emotion"] == str(e)]
+    texts = mine[mine["texts"] == "neutral"]["n"]
+    language = f"Perplexity on {counts(texts)} neutral texts, as a multiple" if len(texts) else "No neutral texts"
     figure = make_subplots(
         rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.09,
-        subplot_titles=(f"Change of {e}'s logit difference", "That less the most that another emotion changes by",
-                        "Language: perplexity on neutral texts, as a multiple"),
+        subplot_titles=(f"Change of {e}'s logit difference", "That less the most that another emotion changes by", language),
     )  # fmt: skip
     for row, read in enumerate((str(e), "selectivity", "perplexity"), start=1):
-        for what, texts, name, colour, dash, symbol in _LINES:
+        for what, own, name, colour, dash, symbol in _LINES:
             neutral = read == "perplexity"
+            if neutral and own == "own" and what == "direction":
+                continue  # neutral texts are no emotion's: there is one line of each thing done
             some = mine[
-                (mine["what"] == what) & (mine["texts"] == ("neutral" if neutral else texts)) & (mine["read"] == read)
+                (mine["what"] == what) & (mine["texts"] == ("neutral" if neutral else own)) & (mine["read"] == read)
             ]
-            # Neutral texts are no emotion's: one line of each thing done.
-            if some.empty or (neutral and (what, texts) == ("direction", "own")):
+            if some.empty:
                 continue
+            drawn = f"{counts(some['n'])} {name} (bars: 95% of them)" if what.startswith("random") else name
             figure.add_scatter(
-                x=some["dose"], y=some["value"], name=name, legendgroup=name, showlegend=row == 1, row=row, col=1,
-                mode="lines+markers", line={"color": colour, "dash": "solid" if neutral else dash},
-                marker={"symbol": symbol, "size": 8}, error_y=error(some["value"], some["low"], some["high"], thickness=1.2),
+                x=some["dose"], y=some["value"], name=_NEUTRAL[what] if neutral else drawn, legendgroup=name,
+                showlegend=row == 1, row=row, col=1, mode="lines+markers",
+                line={"color": colour, "dash": "solid" if neutral else dash}, marker={"symbol": symbol, "size": 8},
+                error_y=error(some["value"], some["low"], some["high"], thickness=1.2),
             )  # fmt: skip
     for row, unit in ((1, "logits"), (2, "logits"), (3, "times the clean model's")):
         figure.update_yaxes(title=f"[{unit}]", row=row, col=1)
     figure.update_yaxes(type="log", row=3, col=1)
     figure.update_xaxes(title="dose [share of the stream's norm]", row=3, col=1)
     figure.update_layout(legend={"orientation": "h", "y": -0.1})
-    n = int(mine[mine["what"] == "direction"]["n"].max())
-    return styled(figure, f"{e}: adding its direction, and driving its circuit as hard (n = {n})", height=860)
+    title = f"{e}: adding its direction, and driving its circuit as hard (n = {_scenarios(mine)} scenarios)"
+    return styled(figure, title, height=860)
+
+
+def _scenarios(mine: pd.DataFrame) -> str:
+    return counts(mine[(mine["texts"] != "neutral") & (mine["what"] != "random direction")]["n"])
 
 
 def doses_in_words(table: pd.DataFrame, e: Emotion) -> str:
@@ -78,7 +91,15 @@ def doses_in_words(table: pd.DataFrame, e: Emotion) -> str:
         language = at("circuit", "neutral", "perplexity")
         parts.append(
             f"with the circuit driven as hard, {e}'s own texts move by {driven} logits"
-            + (f" and perplexity is {language} times the clean model's" if language else "")
+            + (
+                f" and, by the same factor on neutral texts, perplexity is {language} times the clean model's"
+                if language
+                else ""
+            )
         )
+    if not parts:
+        return ""
     text = "; ".join(parts)
-    return text[:1].upper() + text[1:] + "."
+    neutral = mine[mine["texts"] == "neutral"]["n"]
+    n = f"n = {_scenarios(mine)} scenarios" + (f", {counts(neutral)} neutral texts" if len(neutral) else "")
+    return f"{text[:1].upper()}{text[1:]} ({n})."

@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from circuits.errors import RunError
 from circuits.prompts.emotions import EMOTIONS, Emotion
 from circuits.show.style import EMOTION_COLOURS, INK, PALE, error, styled
 from circuits.show.words import counts
@@ -79,8 +80,15 @@ def misattribution(rates: pd.DataFrame) -> go.Figure:
     intervals, and the number of layers below each pair of bars."""
     figure = go.Figure()
     names = ["all", *(str(e) for e in EMOTIONS)]
-    cells = rates[rates["rate"] == "attention most"].set_index(["emotion", "measure"])["cells"]
-    of = {name: [str(cells[name, measure]) for measure in ("projection", "decodability")] for name in names}
+    most = rates[rates["rate"] == "attention most"]
+    cells = {(str(row["emotion"]), str(row["measure"])): row["cells"] for row in most.to_dict("records")}
+    measures = ("projection", "decodability")
+    missing = [f"{measure} of {name}" for name in names for measure in measures if (name, measure) not in cells]
+    if missing:
+        raise RunError(
+            f"the table of rates has no row of {missing[0]}; expected one of each measure and emotion, and of all"
+        )
+    of = {name: [f"{cells[name, measure]:.0f}" for measure in measures] for name in names}
     places = [f"{name}<br>of {' and '.join(dict.fromkeys(of[name]))}" for name in names]
     for measure, colour in (("projection", _HEADS), ("decodability", "#E69F00")):
         rows = (

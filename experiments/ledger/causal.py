@@ -189,13 +189,14 @@ def of_verdicts(
     same = sum(v is Verdict.SAME_CIRCUIT for v in verdicts.values())
     other = [e for e, v in verdicts.items() if v not in (Verdict.SAME_CIRCUIT, Verdict.NOT_DECIDABLE)]
     standing, reasons = Standing.UNDECIDED, []
-    # Each verdict may be wrong in 5%: of six, one that is says little (26% of models have it by chance), two do (3%).
+    # Verdicts are made to be wrong in at most 5%. One of six may well be by chance (26% of models, were they independent); two
+    # hardly (3%), if not as rarely as that, since the six are of one model.
     if len(other) > 1:
         standing = Standing.CONTRADICTED
     elif other:
         reasons = [
-            f"{other[0]} alone has evidence against it, and one of six verdicts is wrong by chance in up to 26% of models; "
-            "evidence on a second emotion would decide"
+            f"{other[0]} alone has evidence against it, and if each of six verdicts is wrong in 5%, one of them is in about "
+            "a quarter of all models; evidence on a second emotion would decide"
         ]
     elif same == len(verdicts):
         standing = Standing.SUPPORTED

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from circuits.circuit.completeness import completeness, drawn_sets, minimality
 from circuits.circuit.curves import BUDGETS, areas, by_ablation, curve, sizes_of
-from circuits.circuit.estimates import beside, beside_random, estimate, gap_of, randoms, require_circuit
+from circuits.circuit.estimates import beside, beside_random, ends, estimate, gap_of, randoms, require_circuit
 from circuits.circuit.evaluation import Bench
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation
@@ -79,6 +79,22 @@ def test_few_scenarios_have_no_interval_and_a_statistic_that_breaks_has_none_eit
     broken = estimate(np.array([1.0, -1, 1, -1, 1, 1]), lambda means: np.where(means > 0, means, np.nan))
     assert broken.value == pytest.approx(1 / 3)
     assert np.isnan(broken.high)
+
+
+def test_draws_without_a_value_count_beyond_both_ends_up_to_one_in_forty():
+    draws = np.random.default_rng(1).permutation(np.arange(2000.0))
+    assert ends(draws) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
+    draws[:20] = np.nan
+    some = np.sort(draws[20:])
+    # Of 2,000 in order the ends lie between the 50th and 51st from either side; 20 of these have no value.
+    low, high = ends(draws)
+    assert some[29] <= low <= some[30]
+    assert some[-31] <= high <= some[-30]
+    draws[:49] = np.nan
+    assert np.isfinite(ends(draws)).all()
+    draws[:50] = np.nan
+    assert np.isnan(ends(draws)).all()
+    assert np.isnan(ends(np.full(2000, np.nan))).all()
 
 
 def test_p_counts_the_circuit_itself():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from effects.naive import Naive
 from families import ANSWERS
 
 from circuits.circuit.cost import Neutral
+from circuits.circuit.estimates import ends
 from circuits.circuit.evaluation import Bench
 from circuits.compare.decomposition import Decomposition
 from circuits.compare.dose import DOSES, dose_response
-from circuits.compare.effect import correlation, pairs, same_effect
+from circuits.compare.effect import _Sizes, correlation, pairs, same_effect
 from circuits.compare.steered import Job, amplified, steered
 from circuits.directions.estimators import directions_from, estimate_directions
 from circuits.effects.batch import Plan
@@ -218,7 +221,23 @@ def test_a_circuit_that_writes_nothing_yet_cannot_be_driven_there(chain) -> None
     late = {e: some for e, some in readers.items() if all(State(c.layer, c.half).depth > state.depth for c in some)}
     found = dose_response(benches, directions, late, state, doses=(0.1,), count=1)
     assert "circuit" not in set(found.table["what"])
-    assert any("cannot be amplified" in note for note in found.notes)
+    assert any(f"no component of {E}'s circuit writes before" in note for note in found.notes)
+
+
+def test_who_was_left_out_of_the_doses_is_named(chain) -> None:
+    _made, directions, circuits, benches = chain
+    state = State(1, Half.ATTN)
+    norms = directions.norms.copy()
+    norms[directions.states.index(state), EMOTIONS[2].column] = 0
+    without = replace(directions, norms=norms)
+    assert not without.defined(state, EMOTIONS[2])
+    found = dose_response(benches, without, {EMOTIONS[1]: circuits[EMOTIONS[1]]}, state, emotions=EMOTIONS[1:4], count=1,
+                          doses=(0.1,))  # fmt: skip
+    assert set(found.table["emotion"]) == {"disgust", "happiness"}
+    assert found.notes == (
+        f"fear has no direction at {state}: nothing was added, and its circuit was not driven",
+        "happiness has no circuit; it cannot be amplified there",
+    )
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -264,6 +283,38 @@ def test_correlation_is_pearsons_and_nothing_where_nothing_varies() -> None:
     assert np.isnan(correlation(x[:3], y[:3], scenarios[:3]).low)
     # Texts of one scenario are resampled together: forty copies of a scenario are no forty scenarios.
     assert correlation(x, y, np.repeat(np.arange(5), 8)).n == 5
+
+
+def test_resamples_that_do_not_vary_count_beyond_both_ends() -> None:
+    """Eight scenarios of one text: half of them differ from the others, and few resamples have none of these."""
+    first, second = np.array([0.0] * 4 + [1, 2, 3, 4]), np.array([0.0] * 4 + [2, 3, 7, 1])
+    scenarios = np.arange(8)
+    found = correlation(first, second, scenarios)
+    weights = np.random.default_rng(0).multinomial(8, np.full(8, 1 / 8), size=2000)
+    drawn = []
+    for row in weights:
+        x, y = np.repeat(first, row), np.repeat(second, row)
+        drawn.append(np.corrcoef(x, y)[0, 1] if x.std() > 0 and y.std() > 0 else np.nan)
+    assert 0 < np.isnan(drawn).sum() < 50
+    assert (found.low, found.high) == pytest.approx(ends(np.array(drawn)), abs=1e-9)
+    assert found.low < np.nanquantile(drawn, 0.025)
+
+
+def test_a_share_of_an_effect_that_may_be_nothing_has_a_wide_interval() -> None:
+    """Where a resample of the circuit does nothing, its share is no number of the other sign."""
+    circuit = np.array([1.0, 1.2, 0.3, -0.5, 0.9, 0.7])
+    other = np.array([0.8, 0.9, 0.4, 0.5, 0.7, 0.6])
+    # What both have in common is a + b - c; with b this and c = a it is this.
+    sizes = _Sizes(np.zeros(6), circuit, np.zeros((0, 6)), np.arange(6), E.column)
+    rows = {str(row["what"]): row for row in sizes.rows(other, circuit, np.zeros((0, 6)))}
+    low, high = (float(rows["mediated"][end]) for end in ("share_low", "share_high"))
+    weights = np.random.default_rng(0).multinomial(6, np.full(6, 1 / 6), size=2000) / 6
+    below = weights @ circuit
+    beyond = int((below <= 0).sum())
+    assert 0 < beyond < 50
+    shares = np.sort((weights @ other)[below > 0] / below[below > 0])
+    assert shares[-1 - (50 - beyond)] <= high <= shares[-(50 - beyond)]
+    assert 0 < low < rows["mediated"]["share"] < high
 
 
 def test_directions_can_come_from_readings_at_hand(chain) -> None:

@@ -100,27 +100,34 @@ def test_a_part_gives_the_same_figure_as_the_run(run: Run) -> None:
 
 def test_doses_are_drawn_with_their_intervals_and_said() -> None:
     figure = figures.doses(DOSES, "fear")
-    drawn = {(t.name.split(",")[0], t.yaxis): t for t in figure.data if "own" not in t.name}
-    assert set(drawn) == {
-        ("direction added", "y"), ("direction added", "y2"), ("direction added", "y3"), ("random directions", "y"),
-    }  # fmt: skip
-    added = drawn["direction added", "y"]
-    np.testing.assert_allclose(added.y, [0.7, 2.8])
-    np.testing.assert_allclose(added.error_y.array, [0.2, 0.2])
-    np.testing.assert_allclose(added.error_y.arrayminus, [0.1, 0.1])
-    np.testing.assert_allclose(drawn["direction added", "y3"].y, [0.3, 1.2])
-    own = {(t.name.split(",")[0], t.yaxis): list(t.y) for t in figure.data if "own" in t.name}
-    assert own == {("direction added", "y"): [0.1, 0.4], ("circuit driven as hard", "y"): [0.2, 0.8],
-                   ("circuit driven as hard", "y3"): [6.0, 24.0]}  # fmt: skip
-    assert "n = 24" in figure.layout.title.text
-    said = doses_in_words(DOSES, E)
-    assert said == (
+    drawn = {(t.name, t.yaxis): t for t in figure.data}
+    others, own = ", texts of the other five", ", the emotion's own texts"
+    values = {key: list(t.y) for key, t in drawn.items()}
+    assert values == {
+        ("direction added" + others, "y"): pytest.approx([0.7, 2.8]),
+        ("direction added" + others, "y2"): pytest.approx([0.5, 2.0]),
+        ("direction added" + own, "y"): pytest.approx([0.1, 0.4]),
+        ("circuit driven as hard" + own, "y"): pytest.approx([0.2, 0.8]),
+        (f"5 random directions{others} (bars: 95% of them)", "y"): pytest.approx([0.05, 0.2]),
+        ("direction added, neutral texts", "y3"): pytest.approx([0.3, 1.2]),
+        ("circuit driven by the same factor, neutral texts", "y3"): pytest.approx([6.0, 24.0]),
+    }
+    for t in drawn.values():
+        np.testing.assert_allclose(t.error_y.array, [0.2, 0.2])
+        np.testing.assert_allclose(t.error_y.arrayminus, [0.1, 0.1])
+    assert "(n = 24 scenarios)" in figure.layout.title.text
+    assert "on 9 neutral texts" in figure.layout.annotations[2].text
+    assert doses_in_words(DOSES, E) == (
         "With 0.40 of the stream's norm added along fear's direction, texts of the other five move by 2.80 [2.70, 3.00] logits "
         "towards fear and perplexity on neutral texts is 1.20 [1.10, 1.40] times the clean model's; with the circuit driven "
-        "as hard, fear's own texts move by 0.80 [0.70, 1.00] logits and perplexity is 24.00 [23.90, 24.20] times the clean "
-        "model's."
+        "as hard, fear's own texts move by 0.80 [0.70, 1.00] logits and, by the same factor on neutral texts, perplexity is "
+        "24.00 [23.90, 24.20] times the clean model's (n = 24 scenarios, 9 neutral texts)."
     )
+    silent = DOSES[DOSES["texts"] != "neutral"]
+    assert "No neutral texts" in figures.doses(silent, E).layout.annotations[2].text
+    assert "neutral" not in doses_in_words(silent, E)
     assert doses_in_words(DOSES, Emotion.ANGER) == ""
+    assert doses_in_words(DOSES[DOSES["read"] == "anger"], E) == ""
 
 
 def test_a_graph_has_a_mark_for_every_node_and_a_row_for_every_half_layer(run: Run) -> None:
@@ -180,6 +187,11 @@ def test_cross_ablation_shows_both_contexts_and_roles() -> None:
         (lambda run: figures.doses(run, E), RunError, "no rows about fear: no doses .circuits discover --thorough"),
         (lambda run: figures.components(run.effects.table.query("kind == 'attn'"), E), RunError, "measure some"),
         (lambda run: figures.misattribution(run.half_layer_rates.iloc[:0]), RunError, "too few test scenarios"),
+        (
+            lambda run: figures.misattribution(run.half_layer_rates[run.half_layer_rates["emotion"] != "fear"]),
+            RunError,
+            "no row of projection of fear; expected one of each measure and emotion",
+        ),
         (lambda run: figures.cosines(run, estimator="pca"), DirectionError, "expected one of contrast"),
         (lambda run: figures.cosines(run, wanted=["L9.mid"]), DirectionError, r"L9\.mid"),
         (lambda run: figures.cosines(np.zeros((6, 2, 4))), DirectionError, "names of their states"),
