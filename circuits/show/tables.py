@@ -165,8 +165,8 @@ def split_half(estimator: str, cosines: NDArray[Any], norms: NDArray[Any], state
     return table(["state", *map(str, EMOTIONS)], rows, f"Split-half cosine of the directions, {estimator}", note)
 
 
-def reliability(found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """Split-half reliability of every score vector."""
+def reliability(found: Mapping[str, Mapping[str, Sequence[float | None]]]) -> str:
+    """Split-half reliability of every score vector; a dash where there are too few scenarios for one."""
     rows: list[list[str | Cell]] = [
         [what, e, *map(decimals, values)] for what, by_emotion in found.items() for e, values in by_emotion.items()
     ]

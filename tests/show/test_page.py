@@ -12,6 +12,7 @@ import pytest
 from markup import Elements
 
 from circuits.show.page import Cell, Page, datum, decimals, page, percents, table
+from circuits.show.tables import reliability
 from circuits.show.words import shortened, visible
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -106,6 +107,13 @@ def test_a_number_carries_what_it_is_sorted_by() -> None:
     assert decimals(float("nan")) == Cell("–")
     assert 'data-value=""' in table(["x"], [[Cell("?", float("nan"))]], "T")
     assert percents(0.5, more="n = 3") == Cell("50%", 0.5, "n = 3")
+
+
+def test_reliability_of_too_few_scenarios_is_a_dash() -> None:
+    found = Elements(reliability({"heads, exact": {"fear": [0.5, 0.25, 0.75, None]}}))
+    assert "heads, exactfear0.500.250.75–" in found.text.replace(" ", "").replace("\n", "").replace(
+        "heads,exact", "heads, exact"
+    )
 
 
 def test_a_caption_is_the_figures_title_and_contents_lead_to_sections() -> None:
