@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from circuits.circuit.discovery import Case
 from circuits.circuit.edges import exact_edges
-from circuits.circuit.estimates import DRAWS, Estimate
+from circuits.circuit.estimates import DRAWS, Estimate, ends
 from circuits.circuit.evaluation import Bench
 from circuits.circuit.methods import method
 from circuits.compare.contexts import profile_table, profiles_apart
@@ -79,7 +80,7 @@ class Side:
 
 
 class _Loss(NamedTuple):
-    """What ablating some nodes costs both contexts, by matched scenario, as shares."""
+    """What ablating some nodes costs both contexts [logits], by matched scenario."""
 
     a: Array
     b: Array
@@ -108,32 +109,49 @@ class Crossing:
             sets = self.nodes(role)
             losses = {name: self._loss(some) for name, some in sets.items()}
             for name, loss in losses.items():
-                for context, values in (("A", loss.a), ("B", loss.b)):
-                    one = _one(values)
+                for context, values, gap in zip("AB", loss, self.gaps, strict=True):
+                    one = _shares((values, gap))
                     table.append(
                         {"role": role, "nodes": name, "size": len(sets[name]), "context": context, **one.as_dict()}
                     )
             if sets["all"]:
                 own, foreign = losses["a_only"], losses["b_only"]
-                interaction[role] = _two((own.a - foreign.a) / 2, (foreign.b - own.b) / 2)
+                a, b = self.gaps
+                interaction[role] = _shares(((own.a - foreign.a) / 2, a), ((foreign.b - own.b) / 2, b))
                 # Where both found the same nodes, what could have been seen is a difference in what these do.
                 spread = (
-                    interaction[role] if sets["a_only"] or sets["b_only"] else _two(losses["all"].a, -losses["all"].b)
+                    interaction[role]
+                    if sets["a_only"] or sets["b_only"]
+                    else _shares((losses["all"].a, a), (-losses["all"].b, b))
                 )
+                if np.isnan([spread.low, interaction[role].low]).any():
+                    raise MeasurementError(
+                        f"in too many resamples of the {len(a)} matched scenarios the model adds nothing for {self.sides[0].e} "
+                        "in a context, so nothing is a share of it; it takes more scenarios, or a model that tells them apart"
+                    )
                 power[role] = _POWER * (spread.high - spread.low) / (2 * 1.96)
         return pd.DataFrame(table), interaction, power
+
+    @cached_property
+    def gaps(self) -> tuple[Array, ...]:
+        """What each context's whole model adds [logits], by matched scenario.
+
+        Raises:
+            MeasurementError: it adds nothing there are shares of (both values are named).
+        """
+        for side in self.sides:
+            side.bench.ratio(side.bench.empty)
+        return tuple(
+            (side.bench.whole - side.bench.empty)[rows] for side, rows in zip(self.sides, self.rows, strict=True)
+        )
 
     def _loss(self, some: Set) -> _Loss:
         found = []
         for side, rows in zip(self.sides, self.rows, strict=True):
             bench = side.bench
-            bench.ratio(bench.empty)  # an error names both values where there is nothing to take shares of
-            gap = float((bench.whole - bench.empty)[rows].mean())
-            if not some:
-                found.append(np.zeros(len(rows)))
-                continue
             everything = frozenset((*bench.model.heads, *bench.model.neurons))
-            found.append((bench.whole - bench.metric(everything - some))[rows] / gap)
+            lost = bench.whole - bench.metric(everything - some) if some else np.zeros(bench.n)
+            found.append(lost[rows])
         return _Loss(*found)
 
     def profile(self, model: Model, vector: Array) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -163,16 +181,14 @@ class Crossing:
         return pd.DataFrame(rows, columns=columns)
 
 
-def _one(values: Array) -> Estimate:
-    return _two(values, np.zeros(1))
-
-
-def _two(a: Array, b: Array) -> Estimate:
-    """Sum of two means, each set of scenarios resampled by itself."""
+def _shares(*parts: tuple[Array, Array]) -> Estimate:
+    """Sum of shares, each a mean loss over a mean gap; each set of scenarios is resampled by itself, losses with their gaps."""
     rng = np.random.default_rng(0)
-    drawn = np.zeros(DRAWS)
-    for some in (a, b):
-        n = len(some)
-        drawn += rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) @ some / n
-    low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975]))
-    return Estimate(float(a.mean() + b.mean()), low, high, len(a))
+    value, drawn = 0.0, np.zeros(DRAWS)
+    for lost, gap in parts:
+        n = len(lost)
+        value += float(lost.mean() / gap.mean())
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
+        below = weights @ gap
+        drawn += weights @ lost / np.where(below > 0, below, np.nan)
+    return Estimate(value, *ends(drawn), len(parts[0][0]))

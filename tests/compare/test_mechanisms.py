@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.circuit.estimates import Estimate
+from circuits.circuit.evaluation import Bench
 from circuits.compare import crossing
 from circuits.compare.contexts import Deviations, cosine, exists, matched, profiles_apart
 from circuits.compare.mechanisms import Verdict, several_mechanisms
@@ -20,7 +21,7 @@ from circuits.effects.batch import Plan
 from circuits.errors import DirectionError, MeasurementError, PromptError, SettingsError
 from circuits.model.planted import planted
 from circuits.model.reading import capture
-from circuits.model.sites import Half, State, parse
+from circuits.model.sites import Component, Half, State, head, parse
 from circuits.prompts.emotions import EMOTIONS
 
 E = EMOTIONS[0]
@@ -281,6 +282,61 @@ def test_power_is_that_of_a_difference_between_contexts_where_both_found_the_sam
     losses = found.cross[(found.cross["role"] == "writers") & (found.cross["nodes"] == "all")].set_index("context")
     errors = [(losses.loc[c, "high"] - losses.loc[c, "low"]) / 3.92 for c in "AB"]
     assert found.power["writers"] == pytest.approx(2.8 * np.hypot(*errors), rel=0.1)
+
+
+class Drawn(Bench):
+    """A bench of numbers: what ablating any nodes costs, and what the model adds."""
+
+    def __init__(self, gap: np.ndarray, lost: np.ndarray) -> None:
+        self.model = SimpleNamespace(heads=(head(0, 0), head(0, 1)), neurons=())
+        self.whole, self.empty, self.lost = gap, np.zeros_like(gap), lost
+
+    def ratio(self, circuit: np.ndarray) -> None:
+        """Defined."""
+
+    def metric(self, kept: frozenset[Component]) -> np.ndarray:
+        gone = frozenset(self.model.heads) - kept
+        return self.whole - sum(self.lost[c.index] for c in gone)
+
+
+def crossed(gaps: tuple[np.ndarray, np.ndarray]) -> tuple[pd.DataFrame, dict[str, Estimate], dict[str, float]]:
+    rng = np.random.default_rng(4)
+    sides = []
+    for name, gap in zip("AB", gaps, strict=True):
+        side = object.__new__(crossing.Side)  # of numbers, without a model
+        vars(side).update(name=name, e=E, bench=Drawn(gap, rng.normal(1, 0.3, (2, len(gap)))))
+        sides.append(side)
+    rows = [list(range(12))] * 2
+    circuits = {"A": (head(0, 0),), "B": (head(0, 1),)}
+    return crossing.Crossing(sides, rows, circuits, State(0, Half.MLP)).measured()
+
+
+def test_shares_are_resampled_with_what_they_are_shares_of() -> None:
+    rng = np.random.default_rng(3)
+    gaps = (rng.normal(2, 0.5, 12), rng.normal(3, 1.0, 12))
+    table, interaction, _power = crossed(gaps)
+    rng = np.random.default_rng(4)
+    lost = [rng.normal(1, 0.3, (2, 12)) for _ in gaps]
+    first = (lost[0][0] - lost[0][1]) / 2
+    second = (lost[1][1] - lost[1][0]) / 2
+    found = interaction["writers"]
+    assert found.value == pytest.approx(first.mean() / gaps[0].mean() + second.mean() / gaps[1].mean())
+    rng, drawn = np.random.default_rng(17), []
+    for _ in range(4000):
+        i, j = rng.integers(0, 12, (2, 12))
+        drawn.append(first[i].mean() / gaps[0][i].mean() + second[j].mean() / gaps[1][j].mean())
+    width = found.high - found.low
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.1 * width)
+    row = table[(table["nodes"] == "all") & (table["context"] == "B") & (table["role"] == "writers")].iloc[0]
+    assert row["value"] == pytest.approx(lost[1].sum(0).mean() / gaps[1].mean())
+
+
+def test_a_context_that_may_add_nothing_has_no_shares() -> None:
+    flat = np.array([1.0, -1.0] * 5 + [1.5, 1.0])
+    with pytest.raises(
+        MeasurementError, match=r"of the 12 matched scenarios the model adds nothing for .*; it takes more"
+    ):
+        crossed((flat, np.full(12, 2.0)))
 
 
 def test_circuits_are_found_on_select_and_crossed_on_test(monkeypatch: pytest.MonkeyPatch) -> None:
