@@ -56,7 +56,7 @@ def doses(table: pd.DataFrame, e: Emotion) -> go.Figure:
             )  # fmt: skip
     for row, unit in ((1, "logits"), (2, "logits"), (3, "times the clean model's")):
         figure.update_yaxes(title=f"[{unit}]", row=row, col=1)
-    figure.update_yaxes(type="log", row=3, col=1)
+    figure.update_yaxes(type="log", dtick="D2", row=3, col=1)
     figure.update_xaxes(title="dose [share of the stream's norm]", row=3, col=1)
     figure.update_layout(legend={"orientation": "h", "y": -0.1})
     title = f"{e}: adding its direction, and driving its circuit as hard (n = {_scenarios(mine)} scenarios)"
