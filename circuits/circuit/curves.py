@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.circuit.estimates import Beside, Estimate, beside_random, estimate, gap_of
+from circuits.circuit.estimates import Beside, Estimate, beside_random, estimate, gap_of, positive
 from circuits.circuit.evaluation import Bench
 from circuits.effects.kinds import Ablation
 from circuits.errors import MeasurementError, SettingsError
@@ -106,7 +106,7 @@ def curve(bench: Bench, ranked: Sequence[Component], *, budgets: Sequence[float]
 
     def ratio(means: Array) -> Array:
         below = means[:, -1] - means[:, -2]
-        found = (means[:, :-2] - means[:, -2:-1]) / np.where(below > 0, below, np.nan)[:, None]
+        found = (means[:, :-2] - means[:, -2:-1]) / positive(below)[:, None]
         result: Array = found
         return result
 

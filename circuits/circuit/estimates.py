@@ -31,6 +31,7 @@ __all__ = [
     "ends",
     "estimate",
     "gap_of",
+    "positive",
     "randoms",
     "require_circuit",
 ]
@@ -64,13 +65,18 @@ class Estimate:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
+def positive(values: Array) -> Array:
+    """What there can be shares of: NaN where that is nothing or less."""
+    return np.where(values > 0, values, np.nan)
+
+
 def ends(drawn: Array) -> tuple[float, float]:
     """95% percentile interval of bootstrap draws.
 
-    A draw without a value (NaN: a share of nothing, a correlation with what does not vary) may be anything, so it counts beyond
-    both ends; where such draws reach an end, in 2.5% of them or more, there is no interval (NaN).
+    A draw without a finite value (a share of nothing, a correlation with what does not vary) may be anything, so it counts
+    beyond both ends; where such draws reach an end, in 2.5% of them or more, there is no interval (NaN).
     """
-    some = drawn[~np.isnan(drawn)]
+    some = drawn[np.isfinite(drawn)]
     beyond = np.full(len(drawn) - len(some), np.inf)
     if len(beyond) >= 0.025 * (len(drawn) - 1):
         return float("nan"), float("nan")

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from circuits.circuit.estimates import ends
+from circuits.circuit.estimates import DRAWS, ends, positive
 from circuits.effects.batch import Plan
 from circuits.effects.keeping import metric_keeping, subsets_of
 from circuits.effects.kinds import Positions
@@ -35,8 +35,6 @@ from circuits.prompts.emotions import Emotion
 __all__ = ["Bench", "Faithfulness"]
 
 Array = NDArray[np.float64]
-
-_DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -150,15 +148,13 @@ class Bench:
         value = float((circuit - self.empty).mean() / mean)
         low = high = float("nan")
         if len(gap) >= MIN_SCENARIOS:
-            rows = np.random.default_rng(0).integers(0, len(gap), (_DRAWS, len(gap)))
+            rows = np.random.default_rng(0).integers(0, len(gap), (DRAWS, len(gap)))
             below = gap[rows].mean(1)
-            found = np.full(_DRAWS, np.nan)
-            np.divide((circuit - self.empty)[rows].mean(1), below, out=found, where=below > 0)
-            low, high = ends(found)
+            low, high = ends((circuit - self.empty)[rows].mean(1) / positive(below))
             if np.isnan(low):
                 nothing = int((below <= 0).sum())
                 raise MeasurementError(
-                    f"{undefined}in {nothing} of {_DRAWS:,} resamples of the scenarios the model adds nothing, so the share "
+                    f"{undefined}in {nothing} of {DRAWS:,} resamples of the scenarios the model adds nothing, so the share "
                     "has no interval; it takes more scenarios"
                 )
         return Faithfulness(

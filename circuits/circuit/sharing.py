@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.circuit.estimates import Estimate, estimate, gap_of
+from circuits.circuit.estimates import Estimate, estimate, gap_of, positive
 from circuits.circuit.evaluation import Bench
 from circuits.effects.statistics import MIN_SCENARIOS
 from circuits.errors import MeasurementError, SettingsError
@@ -176,11 +176,6 @@ def _share(figures: Array) -> Array:
     return result
 
 
-def _above(values: Array) -> Array:
-    """What can be shared: NaN where there is nothing."""
-    return np.where(values > 0, values, np.nan)
-
-
 def _interval(value: float, drawn: Array, n: int, most: float = np.inf) -> Estimate:
     if not np.isfinite(drawn).all() or not np.isfinite(value):
         return Estimate(float(value), float("nan"), float("nan"), n)
@@ -244,7 +239,7 @@ class Losses:
 
         def statistic(means: Array) -> Array:
             losses, gaps = means[:, :-count].reshape(len(means), *matrix.shape), means[:, -count:]
-            result: Array = (losses / _above(gaps)[:, None] * matrix).sum((1, 2))
+            result: Array = (losses / positive(gaps)[:, None] * matrix).sum((1, 2))
             return result
 
         return estimate(data, statistic)
@@ -260,8 +255,8 @@ class Losses:
         count = len(self.tasks)
 
         def statistic(means: Array) -> Array:
-            shares = means[:, :count] / _above(means[:, count:])
-            result: Array = (shares @ over) / _above(shares @ under)
+            shares = means[:, :count] / positive(means[:, count:])
+            result: Array = (shares @ over) / positive(shares @ under)
             return result
 
         return estimate(np.concatenate([lost, self._gaps]), statistic)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from circuits.circuit.discovery import Case
 from circuits.circuit.edges import exact_edges
-from circuits.circuit.estimates import DRAWS, Estimate, ends
+from circuits.circuit.estimates import DRAWS, Estimate, ends, positive
 from circuits.circuit.evaluation import Bench
 from circuits.circuit.methods import method
 from circuits.compare.contexts import profile_table, profiles_apart
@@ -189,6 +189,5 @@ def _shares(*parts: tuple[Array, Array]) -> Estimate:
         n = len(lost)
         value += float(lost.mean() / gap.mean())
         weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
-        below = weights @ gap
-        drawn += weights @ lost / np.where(below > 0, below, np.nan)
+        drawn += weights @ lost / positive(weights @ gap)
     return Estimate(value, *ends(drawn), len(parts[0][0]))

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from circuits.circuit.estimates import DRAWS, Estimate, ends, estimate
+from circuits.circuit.estimates import DRAWS, Estimate, ends, estimate, positive
 from circuits.circuit.evaluation import Bench
 from circuits.compare.steered import Job, scenarios_of, steered
 from circuits.compare.table import EFFECT_COLUMNS, SameEffect
@@ -165,7 +165,7 @@ class _Sizes:
         share = Estimate(nothing, nothing, nothing, self.n)
         if self._clear:
             # Where a resample of the circuit does nothing, there is no share of it.
-            share = estimate(both, lambda means: means[:, 0] / np.where(means[:, 1] > 0, means[:, 1], np.nan))
+            share = estimate(both, lambda means: means[:, 0] / positive(means[:, 1]))
         return {
             "value": value.value, "low": value.low, "high": value.high, "share": share.value, "share_low": share.low,
             "share_high": share.high,

@@ -7,20 +7,18 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.circuit.estimates import ends
+from circuits.circuit.estimates import DRAWS, ends, positive
 from circuits.effects.statistics import MIN_SCENARIOS
 
 __all__ = ["Shares"]
 
 Array = NDArray[np.float64]
 
-_DRAWS = 2000
-
 
 @functools.cache
 def _resamples(n: int) -> Array:
     """Weights of ``n`` scenarios, ``[draw, scenario]``: the same for everything that is asked of them."""
-    rows: Array = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_DRAWS) / n
+    rows: Array = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
     return rows
 
 
@@ -53,9 +51,9 @@ class Shares:
 
     def drawn(self, part: Array) -> Array:
         """The share on resampled scenarios, ``[draw]``; NaN if there are too few, and in resamples whose whole is nothing."""
-        result = np.full(_DRAWS, np.nan)
-        if self.n >= MIN_SCENARIOS:
-            np.divide(self._rows @ self._mean(part), self._draws, out=result, where=self._draws > 0)
+        if self.n < MIN_SCENARIOS:
+            return np.full(DRAWS, np.nan)
+        result: Array = self._rows @ self._mean(part) / positive(self._draws)
         return result
 
     def row(self, part: Array) -> dict[str, float]:

@@ -12,9 +12,9 @@ from circuits.prompts.emotions import Emotion
 from circuits.show.style import error, styled
 from circuits.show.words import decimal, percent
 
-__all__ = ["effects", "effects_in_words"]
+__all__ = ["COLOURS", "effects", "effects_in_words"]
 
-_COLOURS = {
+COLOURS = {
     "circuit": "#0072B2", "direction": "#D55E00", "both": "#222222", "mediated": "#009E73", "random direction": "#CCCCCC",
     "random circuits": "#999999",
 }  # fmt: skip
@@ -36,7 +36,7 @@ def effects(table: pd.DataFrame, e: Emotion) -> go.Figure:
     rows = _levelled(table, e)
     places = rows["state"] + rows["onward"].map({True: " and later", False: " alone"})
     figure = go.Figure()
-    for what, colour in _COLOURS.items():
+    for what, colour in COLOURS.items():
         here = rows["what"] == what
         some = rows[here]
         if some.empty:

@@ -7,17 +7,19 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.prompts.emotions import Emotion
+from circuits.show.beside import COLOURS
 from circuits.show.style import error, styled
 from circuits.show.words import counts, decimal, ranged
 
 __all__ = ["doses", "doses_in_words"]
 
 _LINES = (
-    ("direction", "others", "direction added, texts of the other five", "#D55E00", "solid", "circle"),
-    ("direction", "own", "direction added, the emotion's own texts", "#D55E00", "dot", "square"),
-    ("circuit", "own", "circuit driven as hard, the emotion's own texts", "#0072B2", "dot", "square"),
-    ("random direction", "others", "random directions, texts of the other five", "#999999", "solid", "x"),
+    ("direction", "others", "direction added, texts of the other five", "solid", "circle"),
+    ("direction", "own", "direction added, the emotion's own texts", "dot", "square"),
+    ("circuit", "own", "circuit driven as hard, the emotion's own texts", "dot", "square"),
+    ("random direction", "others", "random directions, texts of the other five", "solid", "x"),
 )
+_INK = COLOURS | {"random direction": COLOURS["random circuits"]}  # a line wants more ink than a bar
 _NEUTRAL = {
     "direction": "direction added, neutral texts",
     "circuit": "circuit driven by the same factor, neutral texts",
@@ -38,7 +40,7 @@ def doses(table: pd.DataFrame, e: Emotion) -> go.Figure:
         subplot_titles=(f"Change of {e}'s logit difference", "That less the most that another emotion changes by", language),
     )  # fmt: skip
     for row, read in enumerate((str(e), "selectivity", "perplexity"), start=1):
-        for what, own, name, colour, dash, symbol in _LINES:
+        for what, own, name, dash, symbol in _LINES:
             neutral = read == "perplexity"
             if neutral and own == "own" and what == "direction":
                 continue  # neutral texts are no emotion's: there is one line of each thing done
@@ -51,7 +53,7 @@ def doses(table: pd.DataFrame, e: Emotion) -> go.Figure:
             figure.add_scatter(
                 x=some["dose"], y=some["value"], name=_NEUTRAL[what] if neutral else drawn, legendgroup=name,
                 showlegend=row == 1, row=row, col=1, mode="lines+markers",
-                line={"color": colour, "dash": "solid" if neutral else dash}, marker={"symbol": symbol, "size": 8},
+                line={"color": _INK[what], "dash": "solid" if neutral else dash}, marker={"symbol": symbol, "size": 8},
                 error_y=error(some["value"], some["low"], some["high"], thickness=1.2),
             )  # fmt: skip
     for row, unit in ((1, "logits"), (2, "logits"), (3, "times the clean model's")):

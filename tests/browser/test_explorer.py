@@ -393,6 +393,11 @@ def test_circuit_and_vector_are_linked_with_the_graph(opened: Open, small_run: R
     picked = page.evaluate("explorer.picked")
     assert picked in {n.name for n in small_run.circuit("fear").nodes}
     assert len(page.query_selector_all("#vector-view .js-plotly-plot")) >= 5
+    # Which emotion it is about can be seen, and another one chosen.
+    assert page.is_checked("#vector-emotion input[value='']")
+    assert "fear: who writes" in text(page, "#vector-view")
+    page.click("#vector-emotion input[value='anger']")
+    until(page, "document.getElementById('vector-view').innerText.includes('anger: who writes')")
 
 
 def test_the_judge_shows_random_circuits_and_intervals(opened: Open) -> None:

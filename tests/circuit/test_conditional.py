@@ -296,7 +296,13 @@ def test_planted_circuits_are_found_exactly_unless_they_miss_the_target_themselv
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "seed", "e"),
-    [("shared_head", 9, "anger"), ("redundant", 5, "fear"), ("inhibitor", 0, "disgust"), ("composite", 7, "sadness")],
+    [
+        ("shared_head", 9, "anger"),
+        ("redundant", 5, "fear"),
+        ("inhibitor", 0, "disgust"),
+        ("inhibitor", 4, "surprise"),
+        ("composite", 7, "sadness"),
+    ],
 )
 def test_a_true_circuit_below_the_target_is_what_theory_forbids(kind, seed, e):
     """Circuits that the truth table lists as not exact: nothing that keeps to the target can give them, and a target that

@@ -95,6 +95,12 @@ def test_draws_without_a_value_count_beyond_both_ends_up_to_one_in_forty():
     draws[:50] = np.nan
     assert np.isnan(ends(draws)).all()
     assert np.isnan(ends(np.full(2000, np.nan))).all()
+    # What is infinite is no value either.
+    draws[:50] = np.arange(50)
+    draws[:20] = np.inf
+    few = draws.copy()
+    few[:20] = np.nan
+    assert ends(draws) == ends(few)
 
 
 def test_p_counts_the_circuit_itself():

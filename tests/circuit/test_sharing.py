@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from circuits.circuit.estimates import ends
 from circuits.circuit.evaluation import Bench
 from circuits.circuit.sharing import Losses, likeness, likeness_apart, shared_by
 from circuits.circuit.stability import chance_jaccard
@@ -130,6 +131,23 @@ def test_losses_are_shares_of_each_tasks_gap(shared):
     assert ratio.value == pytest.approx(shares[1] / shares[0])
     assert ratio.low <= ratio.value <= ratio.high
     assert np.isnan(losses.ratio(np.zeros_like(lost[1]), {str(B): 1.0}, {str(A): 1.0}).value)
+
+
+def test_resamples_without_a_gap_count_beyond_both_ends():
+    losses = object.__new__(Losses)  # of numbers, without a model
+    gap, lost = np.array([1.0, 1.2, 0.3, -0.5, 0.9, 0.7]), np.array([0.8, 0.9, 0.4, 0.5, 0.7, 0.6])
+    vars(losses).update(tasks={"one": None, "two": None}, n=6, _gaps=np.stack([gap, np.ones(6)]))
+    weights = np.random.default_rng(0).multinomial(6, np.full(6, 1 / 6), size=2000) / 6
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.where(weights @ gap > 0, (weights @ lost) / (weights @ gap), np.nan)
+        ratios = (weights @ lost) / shares
+    assert 0 < np.isnan(shares).sum() < 50
+    both = np.stack([lost, lost])
+    found = losses.share(both, {"one": 1.0})
+    assert (found.low, found.high) == pytest.approx(ends(shares))
+    assert found.high > np.nanquantile(shares, 0.975)
+    found = losses.ratio(both, {"two": 1.0}, {"one": 1.0})
+    assert (found.low, found.high) == pytest.approx(ends(ratios))
 
 
 def test_tasks_the_model_cannot_do_are_left_out_by_name(shared, monkeypatch):

@@ -88,7 +88,15 @@ def test_empty_circuits_have_no_row_and_all_empty_is_an_error(benches, circuits)
 
 def test_where_an_emotion_is_not_told_apart_there_is_no_share(benches, circuits, monkeypatch):
     monkeypatch.setattr(benches[EMOTIONS[2]], "whole", benches[EMOTIONS[2]].empty)
-    assert np.isnan(specificity(benches, circuits, count=1).own[EMOTIONS[2]].value)
+    found = specificity(benches, circuits, count=1)
+    assert np.isnan(found.own[EMOTIONS[2]].value)
+    # The others are held against one another.
+    told = [f for f in EMOTIONS if f is not EMOTIONS[2]]
+    a = EMOTIONS[0]
+    shares = {f: found.loss[a, f].value / (benches[f].whole - benches[f].empty).mean() for f in told}
+    rest = np.mean([shares[f] for f in told if f is not a])
+    assert found.own[a].value == pytest.approx(shares[a] - rest)
+    assert found.own[a].low <= found.own[a].value <= found.own[a].high
 
 
 # -- overlap ---------------------------------------------------------------------------------------------------------

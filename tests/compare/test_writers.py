@@ -13,7 +13,9 @@ from conftest import tiny_rows
 from effects.naive import Naive
 from families import ANSWERS, FAMILIES
 
+from circuits.circuit.estimates import ends
 from circuits.compare.decomposition import Decomposition
+from circuits.compare.shares import Shares
 from circuits.compare.table import COLUMNS
 from circuits.compare.writers import decomposed, writers
 from circuits.directions.estimators import contrast, directions_from, estimate_directions, grand_mean, probe
@@ -169,6 +171,21 @@ def test_too_few_scenarios_give_no_interval(model_of, directions_of, prompts):
     table = writers(model_of("llama"), part, directions_of("llama"), {}).table
     assert table[["low", "high"]].isna().all(axis=None)
     assert (table.n == 3).all()
+
+
+def test_resamples_whose_whole_is_nothing_count_beyond_both_ends():
+    whole, part = np.array([1.0, 1.2, 0.3, -0.5, 0.9, 0.7]), np.array([0.8, 0.9, 0.4, 0.5, 0.7, 0.6])
+    weights = np.random.default_rng(0).multinomial(6, np.full(6, 1 / 6), size=2000) / 6
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.where(weights @ whole > 0, (weights @ part) / (weights @ whole), np.nan)
+    assert 0 < np.isnan(shares).sum() < 50
+    row = Shares(whole, np.arange(6)).row(part)
+    assert (row["low"], row["high"]) == pytest.approx(ends(shares))
+    assert row["high"] > np.nanquantile(shares, 0.975)
+    assert row["share"] == pytest.approx(part.mean() / whole.mean())
+    nothing = Shares(np.array([1.0, -1.0] * 3), np.arange(6)).row(part)
+    assert np.isnan([nothing["low"], nothing["high"]]).all()
+    assert nothing["contribution"] == pytest.approx(part.mean())
 
 
 def test_directions_of_another_model_are_refused(model_of, directions_of, prompts):

@@ -172,8 +172,9 @@ def _graph(desk: Desk) -> Any:
 
 
 def _chooser(name: str, label: str) -> Any:
-    options = [{"label": html.Span([swatch(EMOTION_COLOURS[e]), str(e)]), "value": str(e)} for e in EMOTIONS]
-    return html.Fieldset([html.Legend(label), dcc.RadioItems(options, None, id=name, inline=True)], className="inline")
+    options = [{"label": "as in the graph", "value": ""}]
+    options += [{"label": html.Span([swatch(EMOTION_COLOURS[e]), str(e)]), "value": str(e)} for e in EMOTIONS]
+    return html.Fieldset([html.Legend(label), dcc.RadioItems(options, "", id=name, inline=True)], className="inline")
 
 
 def _what_if() -> Any:
