@@ -23,6 +23,7 @@ from circuits.circuit import choosing
 from circuits.circuit.edges import exact_edges
 from circuits.circuit.evaluation import Bench
 from circuits.circuit.stability import stability
+from circuits.compare import together
 from circuits.compare.table import COLUMNS as COMPARISON_COLUMNS
 from circuits.effects import task as task_module
 from circuits.effects.batch import Plan
@@ -220,7 +221,13 @@ def test_what_is_shared_and_whose_a_circuit_is_stands_in_the_manifest(found: Run
         assert title in page
 
 
-def test_a_thorough_walk_measures_the_rest_and_skips_nothing(truth: Planted, tmp_path: Path) -> None:
+def test_a_thorough_walk_measures_the_rest_and_skips_nothing(
+    truth: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = together.dose_response
+    monkeypatch.setattr(
+        together, "dose_response", lambda *a, **k: replace(real(*a, **k), notes=("someone was left out",))
+    )
     settings = Settings(verify=2, random_circuits=2, thorough=True, patience=3, method="conditional")
     run = discover(truth.model, truth.prompts, settings, tmp_path / "thorough")
     j = run.circuit(Emotion.FEAR).judgement
@@ -229,6 +236,8 @@ def test_a_thorough_walk_measures_the_rest_and_skips_nothing(truth: Planted, tmp
     assert "skipped" not in run.manifest["judge"]
     assert "idle members" in run.report.read_text()
     assert run.manifest["compared"]["skipped"] == ""
+    assert "someone was left out" in run.manifest["compared"]["notices"]
+    assert "someone was left out" in run.report.read_text()
     doses = run.doses
     assert set(doses["emotion"]) == set(map(str, EMOTIONS))
     fear = doses[(doses["emotion"] == "fear") & (doses["dose"] == 0.4)].set_index(["what", "texts", "read"])

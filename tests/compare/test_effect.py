@@ -18,9 +18,12 @@ from circuits.compare.decomposition import Decomposition
 from circuits.compare.dose import DOSES, dose_response
 from circuits.compare.effect import _Sizes, correlation, pairs, same_effect
 from circuits.compare.steered import Job, amplified, steered
+from circuits.compare.together import Compared, compare
 from circuits.directions.estimators import directions_from, estimate_directions
+from circuits.directions.vectors import Directions
 from circuits.effects.batch import Plan
 from circuits.effects.kinds import Ablation, Positions
+from circuits.effects.measure import measure
 from circuits.errors import DirectionError, MeasurementError, SettingsError
 from circuits.model.planted import planted
 from circuits.model.reading import capture
@@ -228,7 +231,7 @@ def test_who_was_left_out_of_the_doses_is_named(chain) -> None:
     _made, directions, circuits, benches = chain
     state = State(1, Half.ATTN)
     norms = directions.norms.copy()
-    norms[directions.states.index(state), EMOTIONS[2].column] = 0
+    norms[EMOTIONS[2].column, directions.states.index(state)] = 0
     without = replace(directions, norms=norms)
     assert not without.defined(state, EMOTIONS[2])
     found = dose_response(benches, without, {EMOTIONS[1]: circuits[EMOTIONS[1]]}, state, emotions=EMOTIONS[1:4], count=1,
@@ -238,6 +241,27 @@ def test_who_was_left_out_of_the_doses_is_named(chain) -> None:
         f"fear has no direction at {state}: nothing was added, and its circuit was not driven",
         "happiness has no circuit; it cannot be amplified there",
     )
+
+
+def test_doses_are_given_when_asked_for_and_their_absence_is_said(chain) -> None:
+    made, directions, circuits, benches = chain
+    test = Plan.of(made.model, made.prompts.split("test"), Ablation.MEAN_SCENARIO)
+    sublayers = measure(made.model, test.prompts, made.model.sublayers)
+    some = {E: circuits[E]}
+
+    def compared(given: Directions, *, thorough: bool) -> Compared:
+        return compare(test, benches, given, some, {}, sublayers, thorough=thorough)
+
+    quick = compared(directions, thorough=False)
+    assert quick.doses.empty
+    assert "driving circuits by doses" in quick.skipped
+    middle = made.model.states[made.model.n_layers - 1]
+    norms = directions.norms.copy()
+    norms[:, directions.states.index(middle)] = 0
+    without = compared(replace(directions, norms=norms), thorough=True)
+    assert without.doses.empty
+    assert f"no emotion that has a circuit has a direction at {middle}: there are no doses" in without.notes
+    assert without.skipped == ""
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -345,9 +369,10 @@ def test_what_a_dose_costs_the_language_is_what_hooks_say(model_of, prompts) -> 
     model = model_of("llama")
     directions = estimate_directions(model, prompts)
     benches = benches_of(model, prompts)
-    own, state, dose = head(0, 2), State(0, Half.MLP), 0.3
+    # The second head reads what the first one writes: it is held at what it does in the clean run all the same.
+    members, state, dose = (head(0, 2), head(1, 1)), State(0, Half.MLP), 0.3
     found = dose_response(
-        {E: benches[E]}, directions, {E: (own,)}, state, doses=(dose,), neutral=Neutral(model, prompts), count=1
+        {E: benches[E]}, directions, {E: members}, state, doses=(dose,), neutral=Neutral(model, prompts), count=1
     )
     rows = found.table[(found.table["texts"] == "neutral") & (found.table["emotion"] == str(E))].set_index("what")
     add = torch.tensor(dose * found.norm * directions.at(state, E), dtype=torch.float32)
@@ -355,27 +380,41 @@ def test_what_a_dose_costs_the_language_is_what_hooks_say(model_of, prompts) -> 
     assert abs(wanted - 1) > 1e-3
     assert rows.loc["direction", "value"] == pytest.approx(wanted, rel=1e-4)
     # The circuit: driven away from its mean over neutral texts in the same position class (first, last, the rest).
-    seen = []
-    for text in prompts.neutral.values():
-        ids = torch.tensor([model.tokenizer(text)["input_ids"]])
-        kept: list[torch.Tensor] = []
-        model.bridge.run_with_hooks(
-            ids, fwd_hooks=[("blocks.0.attn.hook_z", lambda tensor, hook, kept=kept: kept.append(tensor.clone()))]
+    factor, edits, following = float(rows.loc["circuit", "factor"]), {}, {}
+    for own in members:
+        place, seen = f"blocks.{own.layer}.attn.hook_z", []
+        for text in prompts.neutral.values():
+            ids = torch.tensor([model.tokenizer(text)["input_ids"]])
+            model.bridge.run_with_hooks(
+                ids,
+                fwd_hooks=[
+                    (place, lambda tensor, hook, seen=seen, own=own: seen.append(tensor[0, :, own.index].clone()))
+                ],
+            )
+        first, rest, last = (
+            torch.stack([part(z) for z in seen]).mean(0)
+            for part in (lambda z: z[0], lambda z: z[1:-1].mean(0), lambda z: z[-1])
         )
-        z = kept[0][0, :, own.index]
-        seen.append((z[0], z[1:-1].mean(0), z[-1]))
-    first, rest, last = (torch.stack(some).mean(0) for some in zip(*seen, strict=True))
-    factor = float(rows.loc["circuit", "factor"])
+        driven = [z + factor * (z - torch.stack([first, *[rest] * (len(z) - 2), last])) for z in seen]
 
-    def driven(tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.clone()
-        mean = torch.stack([first, *[rest] * (tensor.shape[1] - 2), last])
-        tensor[0, :, own.index] += factor * (tensor[0, :, own.index] - mean)
-        return tensor
+        values = iter(driven)
 
-    wanted = neutral_ratio(model, prompts, {"blocks.0.attn.hook_z": driven})
+        def held(tensor: torch.Tensor, values=values, own=own) -> torch.Tensor:
+            tensor = tensor.clone()
+            tensor[0, :, own.index] = next(values)
+            return tensor
+
+        def followed(tensor: torch.Tensor, own=own, first=first, rest=rest, last=last) -> torch.Tensor:
+            tensor = tensor.clone()
+            z = tensor[0, :, own.index]
+            tensor[0, :, own.index] = z + factor * (z - torch.stack([first, *[rest] * (len(z) - 2), last]))
+            return tensor
+
+        edits[place], following[place] = held, followed
+    wanted = neutral_ratio(model, prompts, edits)
     assert abs(wanted - 1) > 1e-3
     assert rows.loc["circuit", "value"] == pytest.approx(wanted, rel=1e-4)
+    assert abs(neutral_ratio(model, prompts, following) - wanted) > 1e-3 * wanted
 
 
 def test_a_circuit_is_driven_by_the_norm_of_the_dose(chain) -> None:

@@ -357,6 +357,13 @@ def test_rates_are_drawn_with_their_number_of_layers(of_chain):
     assert seen == 18
     assert projection.x[0] == decodability.x[0] == ("all<br>of 18" if seen == other else f"all<br>of 18 and {other}")
     assert [str(x).split("<br>of ")[0] for x in projection.x] == ["all", *map(str, EMOTIONS)]
+    rates = of_chain.rates.copy()
+    mine = (rates["rate"] == "attention most") & (rates["emotion"] == "fear")
+    rates.loc[mine & (rates["measure"] == "projection"), "cells"] = 5
+    rates.loc[mine & (rates["measure"] == "decodability"), "cells"] = 2
+    places = list(misattribution(rates).data[0].x)
+    assert places[1 + list(EMOTIONS).index(Emotion.FEAR)] == "fear<br>of 5 and 2"
+    assert places[0] == projection.x[0]
     assert list(projection.y) == pytest.approx([1 / 3] * 7)
     assert list(decodability.y) == [1] * 7
 

@@ -453,6 +453,18 @@ def test_a_part_is_kept_for_a_later_writer(tmp_path: Path) -> None:
 # -- circuits as JSON --------------------------------------------------------------------------------------------------
 
 
+def test_a_run_of_a_version_that_gave_no_doses_has_none(run: Path) -> None:
+    assert len(open_run(run).doses) == 1
+    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+    del manifest["files"]["doses.parquet"]
+    (run / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    (run / "doses.parquet").unlink()
+    older = open_run(run)
+    assert older.doses.empty
+    assert tuple(older.doses.columns) == DOSE_COLUMNS
+    assert len(older.half_layers) == 1
+
+
 def test_a_circuit_survives_json_and_missing_intervals_become_null(tmp_path: Path) -> None:
     circuit = circuit_of()
     files.write_json(tmp_path / "fear.json", circuit.to_json())
