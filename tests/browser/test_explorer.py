@@ -24,6 +24,7 @@ from circuits.runs.directory import Run, open_run
 from circuits.settings import Settings
 from circuits.show.explore.app import make_app
 from circuits.show.explore.desk import Desk
+from circuits.show.words import percent
 
 pytestmark = [pytest.mark.slow]
 
@@ -282,7 +283,13 @@ def test_random_circuits_stand_beside_the_found_one(opened: Open, small_run: Run
     desk = Desk(small_run)
     random = desk.nulls[Emotion.FEAR][0]
     assert drawn == {c.name for c in random.components} - {n.name for n in desk.circuits[Emotion.FEAR].nodes}
-    until(page, f"document.getElementById('random-note').textContent.includes('{100 * random.faithfulness:.0f}%')")
+    n = desk.circuits[Emotion.FEAR].judgement["n"]
+    for number in (0, 1):
+        if number:
+            tick(page, "random", str(number))
+        said = f"n = {n} scenarios, one draw, so no interval: fear {percent(desk.nulls[Emotion.FEAR][number].faithfulness)}"
+        until(page, f"document.getElementById('random-note').textContent.includes('{said}')")
+    assert percent(desk.nulls[Emotion.FEAR][1].faithfulness) != percent(random.faithfulness)
 
 
 def test_work_is_undone_and_done_again(opened: Open, small_run: Run) -> None:

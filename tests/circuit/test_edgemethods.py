@@ -192,6 +192,8 @@ def test_the_bound_of_pruning_holds_and_is_near_where_single_effects_are_known(k
         assert found.forwards <= bound <= most * found.forwards
     # Another target is another question.
     assert method(first, target=0.99).forwards <= method.bound(first, target=0.99)
+    # What the candidates do not reach is pruned from, as far as patience goes.
+    assert method.bound(first, target=5.0) > method.patience or kind == "null"
 
 
 def test_a_target_out_of_reach_keeps_all_edges(cases):
